@@ -1,0 +1,63 @@
+"""Invariant atlases of single cells: what is biology and what is the laboratory.
+
+>>> import invatlas as ia
+>>> atlas = ia.fit(adata, biological=["cell_type", "condition"], technical=["donor"])
+>>> adata.obsm["X_invariant"] = ia.embed(atlas, adata)
+>>> ia.save(atlas, "atlas/")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from invatlas.atlas import Atlas, fit
+    from invatlas.data.simulate import simulate
+    from invatlas.errors import InvatlasError
+    from invatlas.report.page import write_report
+    from invatlas.settings import Settings
+    from invatlas.storage import load, save
+    from invatlas.tasks.embed import embed
+    from invatlas.tasks.map import map_cells
+    from invatlas.tasks.summary import summarise
+
+_PLACES = {
+    "Atlas": "atlas",
+    "InvatlasError": "errors",
+    "Settings": "settings",
+    "embed": "tasks.embed",
+    "fit": "atlas",
+    "load": "storage",
+    "map_cells": "tasks.map",
+    "save": "storage",
+    "simulate": "data.simulate",
+    "summarise": "tasks.summary",
+    "write_report": "report.page",
+}
+
+__all__ = [
+    "Atlas",
+    "InvatlasError",
+    "Settings",
+    "embed",
+    "fit",
+    "load",
+    "map_cells",
+    "save",
+    "simulate",
+    "summarise",
+    "write_report",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that the import itself is quick."""
+    if name in _PLACES:
+        return getattr(import_module(f"invatlas.{_PLACES[name]}"), name)
+    raise AttributeError(f"module 'invatlas' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,329 @@
+"""The command line: one subcommand, one public function.
+
+    invatlas fit       fit an atlas to raw counts
+    invatlas map       bring new cells into an atlas
+    invatlas info      say what an atlas holds
+    invatlas simulate  write a study whose truth is known
+
+Exit status: 0 done, 1 a mistake that is explained, 2 a wrong flag, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from invatlas.errors import DataError, InvatlasError, SettingsError, StorageError
+from invatlas.settings import Settings, read_toml
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from invatlas.atlas import Atlas
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Invariant atlases of single cells: what is biology and what is the laboratory.",
+)
+screen = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts; X by default.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+RUN_KEYS = ("biological", "technical", "layer", "genes_file")
+
+
+@app.command()
+def fit(
+    cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the atlas.")],
+    biological: Annotated[
+        list[str] | None, typer.Option("--biological", "-b", help="obs column; may be repeated.")
+    ] = None,
+    technical: Annotated[
+        list[str] | None, typer.Option("--technical", "-t", help="obs column; may be repeated.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with any setting, or the atlas.json of an earlier fit."),
+    ] = None,
+    layer: Layer = None,
+    genes: Annotated[int | None, typer.Option(help="Highly variable genes; 0 takes all.")] = None,
+    genes_file: Annotated[
+        Path | None, typer.Option(help="Text file that names the genes, one a line.")
+    ] = None,
+    likelihood: Annotated[
+        str | None, typer.Option(help="negative_binomial, poisson or gaussian.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Chosen from the data by default.")] = None,
+    minibatch_size: Annotated[int | None, typer.Option(help="Cells in a step.")] = None,
+    technical_in_decoder: Annotated[
+        bool | None, typer.Option(help="Whether the decoder is told the technical values.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other setting, as name=value.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit an atlas to raw counts and write it, with its latents and a report."""
+    with explained():
+        run = _read_run(config)
+        flags = {
+            "biological": biological,
+            "technical": technical,
+            "layer": layer,
+            "genes_file": str(genes_file) if genes_file else None,
+            "genes": genes,
+            "likelihood": likelihood,
+            "epochs": epochs,
+            "minibatch_size": minibatch_size,
+            "technical_in_decoder": technical_in_decoder,
+            "seed": seed,
+            **_read_assignments(setting or []),
+        }
+        run |= {name: value for name, value in flags.items() if value is not None}
+        settings = Settings().changed({k: v for k, v in run.items() if k not in RUN_KEYS})
+        _refuse_existing(output, overwrite)
+        from invatlas.storage import check_target
+
+        check_target(output)
+        adata = _read_cells(cells)
+        atlas = _fit(adata, run, settings, threads)
+        _write_fit(atlas, adata, output, cells.stem)
+        trained = atlas.record["training"]
+        screen.print(
+            f"Fitted {adata.n_obs:,} cells x {len(atlas.genes):,} genes in "
+            f"{trained['seconds']:.0f} s ({trained['epochs']} epochs, {trained['stopped']}; "
+            f"best {trained['best_epoch']})."
+        )
+        screen.print(f"Wrote {output}; open {output / 'report.html'} in a browser.")
+
+
+@app.command("map")
+def map_query(
+    atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")],
+    query: Annotated[Path, typer.Argument(help="h5ad file with raw counts of new cells.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
+    layer: Layer = None,
+    minimum_overlap: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of the reference's counts in common genes."),
+    ] = 0.5,
+    overwrite: Overwrite = False,
+) -> None:
+    """Bring new cells into an atlas; no obs column is needed or looked at."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.map import map_cells
+
+        _refuse_existing(output, overwrite)
+        loaded = load(atlas)
+        adata = _read_cells(query)
+        mapped = map_cells(loaded, adata, layer=layer, minimum_overlap=minimum_overlap)
+        screen.print(mapped.overlap.describe())
+        for name in mapped.cells.obsm:
+            adata.obsm[name] = mapped.cells.obsm[name]
+        _write_cells(adata, output)
+        screen.print(f"Wrote {adata.n_obs:,} cells to {output}.")
+
+
+@app.command()
+def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> None:
+    """Say what an atlas holds."""
+    with explained():
+        from invatlas.storage import load
+
+        loaded = load(atlas)
+        record, schema = loaded.record, loaded.schema
+        table = Table(show_header=False, box=None)
+        trained = record["training"]
+        rows = [
+            ("cells", f"{record['cells']:,}"),
+            ("genes", f"{len(loaded.genes):,} ({', '.join(loaded.genes[:3])}, ...)"),
+            *[(f"biological {c.name}", _list_values(c.categories)) for c in schema.biological],
+            *[(f"technical {c.name}", _list_values(c.categories)) for c in schema.technical],
+            ("latents", _describe_latents(loaded)),
+            ("likelihood", loaded.settings.likelihood),
+            (
+                "training",
+                f"{trained['epochs']} epochs, {trained['stopped']}, "
+                f"best {trained['best_epoch']}, {trained['seconds']:.0f} s",
+            ),
+            ("held out", record["held_out"]),
+            *[("warning", warning) for warning in record["warnings"]],
+            ("created", record["created"]),
+            ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
+        ]
+        for row in rows:
+            table.add_row(*row)
+        Console(highlight=False).print(table)
+
+
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Argument(help="h5ad file to write.")],
+    cells: Annotated[int, typer.Option(help="Number of cells.")] = 6000,
+    genes: Annotated[int, typer.Option(help="Number of genes.")] = 1000,
+    cell_types: Annotated[int, typer.Option(help="Number of cell types.")] = 6,
+    diseases: Annotated[int, typer.Option(help="Number of diseases, healthy included.")] = 3,
+    donors: Annotated[int, typer.Option(help="Number of donors.")] = 12,
+    batches: Annotated[int, typer.Option(help="Number of experimental batches.")] = 4,
+    correlation: Annotated[float, typer.Option(help="Of disease and batch, 0 to 1.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a study whose latents, expression and disease genes are known."""
+    with explained():
+        from invatlas.data.simulate import simulate as simulate_study
+
+        _refuse_existing(output, overwrite)
+        adata = simulate_study(
+            cells=cells,
+            genes=genes,
+            cell_types=cell_types,
+            diseases=diseases,
+            donors=donors,
+            batches=batches,
+            correlation=correlation,
+            seed=seed,
+        )
+        _write_cells(adata, output)
+        screen.print(f"Wrote {adata.n_obs:,} cells x {adata.n_vars:,} genes to {output}.")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn our own errors into one line and an exit status."""
+    try:
+        yield
+    except InvatlasError as error:
+        screen.print(f"[bold red]Error[/]: {escape(str(error))}")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        screen.print("Interrupted before there was anything to keep; nothing was written.")
+        raise typer.Exit(130) from None
+
+
+def _fit(adata: AnnData, run: dict[str, Any], settings: Settings, threads: int | None) -> Atlas:
+    import torch
+
+    from invatlas.atlas import fit as fit_atlas
+
+    if threads:
+        torch.set_num_threads(threads)
+    return fit_atlas(
+        adata,
+        run.get("biological", []),
+        run.get("technical", []),
+        layer=run.get("layer"),
+        genes=_read_genes(run["genes_file"]) if run.get("genes_file") else None,
+        settings=settings,
+        progress=True,
+    )
+
+
+def _write_fit(atlas: Atlas, adata: AnnData, output: Path, title: str) -> None:
+    from invatlas.report.page import write_report
+    from invatlas.storage import staged, write_atlas
+    from invatlas.tasks.map import map_cells
+    from invatlas.tasks.summary import summarise
+
+    for warning in atlas.record["warnings"]:
+        screen.print(f"[yellow]Warning[/]: {escape(warning)}")
+    screen.print("Laying cells out on a plane and writing the report.")
+    mapped = map_cells(atlas, adata, layer=atlas.record["layer"], layout=True)
+    with staged(output) as folder:
+        write_atlas(atlas, folder)
+        mapped.cells.write_h5ad(folder / "latents.h5ad", compression="gzip")
+        write_report(
+            folder / "report.html",
+            summary=summarise(atlas, mapped.cells.obs, title),
+            latents=mapped.cells,
+            history=atlas.history,
+            warnings=atlas.record["warnings"],
+        )
+
+
+def _read_run(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    if config.suffix != ".json":
+        return read_toml(config)
+    try:
+        run = dict(json.loads(config.read_text(encoding="utf-8"))["run"])
+        return {**run.pop("settings"), **{k: v for k, v in run.items() if v is not None}}
+    except FileNotFoundError:
+        raise SettingsError(f"There is no file {config}.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{config} is no atlas.json with a run in it ({error!r}).") from error
+
+
+def _read_assignments(assignments: list[str]) -> dict[str, Any]:
+    values = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {assignment!r} has no value; write it as name=value.")
+        try:
+            values[name.strip()] = json.loads(text)
+        except ValueError:
+            values[name.strip()] = text
+    return values
+
+
+def _read_genes(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The list of genes {path} cannot be read: {error}.") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _read_cells(path: Path) -> AnnData:
+    import anndata
+
+    if not path.exists():
+        raise DataError(f"There is no file {path}.")
+    try:
+        return anndata.read_h5ad(path)
+    except Exception as error:  # h5py and anndata raise many kinds for a file that is no h5ad
+        raise DataError(f"{path} cannot be read as h5ad: {error}.") from error
+
+
+def _write_cells(adata: AnnData, path: Path) -> None:
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        adata.write_h5ad(unfinished, compression="gzip")
+        unfinished.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    occupied = any(path.iterdir()) if path.is_dir() else path.exists()
+    if occupied and not overwrite:
+        raise StorageError(f"{path} exists already; give another place, or --overwrite.")
+
+
+def _list_values(values: tuple[str, ...]) -> str:
+    more = f", and {len(values) - 8} more" if len(values) > 8 else ""
+    return f"{len(values)} values: {', '.join(values[:8])}{more}"
+
+
+def _describe_latents(atlas: Atlas) -> str:
+    s = atlas.settings
+    return f"{s.invariant_latents} invariant, {s.spurious_latents} spurious"

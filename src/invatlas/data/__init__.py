@@ -1,0 +1,1 @@
+"""Counts, covariates, genes and minibatches."""

@@ -1,0 +1,127 @@
+"""Raw counts of cells, held once, in the smallest integers that fit.
+
+    CountSource: which counts, of which genes    (the order of reading is minibatch.py's)
+
+Counts may come from X or a layer, as CSR, CSC, dense or backed, as integers or as floats
+that are whole. Genes of one name are added up, so the order of columns never matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+
+from invatlas.errors import CountsError, GeneError
+
+CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class CountSource:
+    """Counts of the model's genes in memory.
+
+    Attributes
+    ----------
+    matrix
+        Counts (cell, gene), CSR of unsigned integers.
+    library_size
+        Counts of each cell over these genes, shape (cell,), float32; at least 1.
+    """
+
+    matrix: sp.csr_matrix
+    library_size: np.ndarray
+
+    @classmethod
+    def from_anndata(
+        cls, adata: AnnData, genes: Sequence[str], layer: str | None = None
+    ) -> CountSource:
+        """Read the counts of ``genes``, in this order; a gene the data lack is all zero.
+
+        Raises
+        ------
+        CountsError
+            If a value is negative, fractional or not finite, or there are no cells.
+        """
+        selector = _gene_selector(list(map(str, adata.var_names)), genes)
+        pieces = [compact((chunk @ selector).tocsr()) for _, chunk in read_counts(adata, layer)]
+        widest = np.result_type(*[piece.dtype for piece in pieces])
+        matrix = sp.vstack([piece.astype(widest, copy=False) for piece in pieces], format="csr")
+        return cls(matrix, np.maximum(row_sums(matrix), 1).astype(np.float32))
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self.matrix.shape[0])
+
+
+def read_counts(adata: AnnData, layer: str | None = None) -> Iterator[tuple[slice, sp.csr_matrix]]:
+    """Go through the counts by chunks of cells, each checked and as CSR of float64.
+
+    Raises
+    ------
+    CountsError
+        If the layer is absent, there are no cells, or a value is no count.
+    """
+    if layer is not None and layer not in adata.layers:
+        raise CountsError(
+            f"There is no layer {layer!r}; the layers are {', '.join(adata.layers) or 'none'}."
+        )
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise CountsError("The data have no X; name a layer that holds raw counts.")
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise CountsError(f"The data have {adata.n_obs} cells and {adata.n_vars} genes.")
+    place = "X" if layer is None else f"layer {layer!r}"
+    for start in range(0, adata.n_obs, CHUNK):
+        rows = slice(start, min(start + CHUNK, adata.n_obs))
+        chunk = sp.csr_matrix(matrix[rows], dtype=np.float64)
+        chunk.sum_duplicates()
+        _check_counts(chunk, adata, start, place)
+        chunk.eliminate_zeros()
+        yield rows, chunk
+
+
+def compact(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Store counts in the smallest unsigned integers that hold them."""
+    largest = int(matrix.data.max()) if matrix.nnz else 0
+    matrix = matrix.astype(np.min_scalar_type(largest))
+    matrix.sort_indices()
+    return matrix
+
+
+def row_sums(matrix: sp.csr_matrix) -> np.ndarray:
+    """Sum of each row, shape (cell,), without overflow of small integers."""
+    return np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+
+
+def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) -> None:
+    data = chunk.data
+    for wrong, what in (
+        (~np.isfinite(data), "a value that is no finite number"),
+        (data < 0, "a negative value"),
+        (data != np.floor(data), "a fractional value"),
+    ):
+        if wrong.any():
+            k = int(np.flatnonzero(wrong)[0])
+            cell = start + int(np.searchsorted(chunk.indptr, k, side="right")) - 1
+            gene = int(chunk.indices[k])
+            raise CountsError(
+                f"{place} holds {what}, {data[k]:g} (cell {adata.obs_names[cell]!r}, gene "
+                f"{adata.var_names[gene]!r}); raw counts are whole numbers from 0 up. "
+                "If the counts are kept elsewhere, name their layer."
+            )
+
+
+def _gene_selector(present: list[str], wanted: Sequence[str]) -> sp.csr_matrix:
+    place = {gene: j for j, gene in enumerate(wanted)}
+    if len(place) < len(wanted):
+        raise GeneError("A gene is asked for twice; each gene of a model is named once.")
+    pairs = [(i, place[gene]) for i, gene in enumerate(present) if gene in place]
+    rows = [i for i, _ in pairs]
+    columns = [j for _, j in pairs]
+    shape = (len(present), len(wanted))
+    return sp.csr_matrix((np.ones(len(pairs)), (rows, columns)), shape=shape)

@@ -1,0 +1,216 @@
+"""The columns of obs that a fit knows of: what they are called and which values they take.
+
+A covariate is biological (it moves z_I) or technical (it moves z_S). Categories are learnt
+from the reference, once, and kept in alphabetical order. A missing value is no category:
+its code is -1, and the model sums it out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from invatlas.errors import CovariateError
+
+MISSING = -1
+MISSING_SPELLINGS = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "unknown"})
+KINDS = ("categorical", "continuous")
+MAXIMUM_COMBINATIONS = 4096
+
+
+@dataclass(frozen=True)
+class Covariate:
+    """One column of obs.
+
+    Attributes
+    ----------
+    name
+        Column of obs.
+    kind
+        ``categorical``; ``continuous`` is part of the format and is not fitted yet.
+    categories
+        Values it takes, in alphabetical order; empty where it is continuous.
+    """
+
+    name: str
+    kind: str
+    categories: tuple[str, ...]
+
+    @classmethod
+    def learn(cls, obs: pd.DataFrame, column: str) -> Covariate:
+        """Learn the values of a column, given as ``name`` or ``name:kind``.
+
+        Raises
+        ------
+        CovariateError
+            If the column is absent, wholly missing, constant, different in every cell, or
+            of a kind that cannot be fitted.
+        """
+        name, _, kind = column.rpartition(":")
+        if column in obs.columns or not name:
+            name, kind = column, "categorical"
+        if kind not in KINDS:
+            raise CovariateError(
+                f"{column!r} asks for kind {kind!r}; it may be {' or '.join(KINDS)}."
+            )
+        if kind == "continuous":
+            raise CovariateError(
+                f"{name!r} is asked for as continuous; this version fits categorical covariates."
+            )
+        values = text_values(obs, name).dropna()
+        categories = tuple(sorted(values.unique()))
+        if not categories:
+            raise CovariateError(f"obs column {name!r} has no value in any of {len(obs)} cells.")
+        if len(categories) == 1 and len(values) == len(obs):
+            raise CovariateError(
+                f"obs column {name!r} has one value, {categories[0]!r}, in every cell; "
+                "a covariate needs at least two. Leave it out."
+            )
+        if len(categories) == len(values) > 2:
+            raise CovariateError(
+                f"obs column {name!r} has another value in each of {len(values)} cells "
+                f"({categories[0]!r}, {categories[1]!r}, ...): an identifier, or a number. "
+                "A categorical covariate needs values that several cells share."
+            )
+        return cls(name, kind, categories)
+
+    def encode(self, obs: pd.DataFrame) -> np.ndarray:
+        """Codes of a column, shape (cell,); -1 where missing or never seen in the reference."""
+        if self.name not in obs.columns:
+            return np.full(len(obs), MISSING, dtype=np.int64)
+        known = pd.Categorical(text_values(obs, self.name), categories=list(self.categories))
+        return np.asarray(known.codes, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The covariates of an atlas.
+
+    Attributes
+    ----------
+    biological, technical
+        Covariates that move z_I and z_S.
+    """
+
+    biological: tuple[Covariate, ...]
+    technical: tuple[Covariate, ...]
+
+    @classmethod
+    def learn(
+        cls, obs: pd.DataFrame, biological: Sequence[str], technical: Sequence[str]
+    ) -> Schema:
+        """Learn names and values from the obs of a reference.
+
+        Raises
+        ------
+        CovariateError
+            If no biological column is named, one is named twice, or one is unusable.
+        """
+        for role, columns in (("biological", biological), ("technical", technical)):
+            if isinstance(columns, str):
+                raise CovariateError(
+                    f"{role} is the text {columns!r}; it takes a list of columns: [{columns!r}]."
+                )
+        if not biological:
+            raise CovariateError(
+                "No biological covariate is named; name at least one of the obs columns "
+                f"{', '.join(map(str, obs.columns))}."
+            )
+        schema = cls(
+            tuple(Covariate.learn(obs, column) for column in biological),
+            tuple(Covariate.learn(obs, column) for column in technical),
+        )
+        names = [covariate.name for covariate in schema.covariates]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise CovariateError(
+                f"obs column {', '.join(map(repr, twice))} is named more than once; "
+                "a covariate is either biological or technical."
+            )
+        return schema
+
+    @property
+    def covariates(self) -> tuple[Covariate, ...]:
+        """Biological and technical covariates, in this order."""
+        return self.biological + self.technical
+
+    def encode(self, obs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of the biological and the technical columns, each (cell, covariate)."""
+        return encode(self.biological, obs), encode(self.technical, obs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``atlas.json``."""
+        return {
+            role: [
+                {"name": c.name, "kind": c.kind, "categories": list(c.categories)}
+                for c in covariates
+            ]
+            for role, covariates in (
+                ("biological", self.biological),
+                ("technical", self.technical),
+            )
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Schema:
+        """Read what :meth:`to_json` wrote."""
+
+        def covariates(role: str) -> tuple[Covariate, ...]:
+            return tuple(
+                Covariate(str(c["name"]), str(c["kind"]), tuple(map(str, c["categories"])))
+                for c in values[role]
+            )
+
+        return cls(covariates("biological"), covariates("technical"))
+
+
+def encode(covariates: Sequence[Covariate], obs: pd.DataFrame) -> np.ndarray:
+    """Codes of several columns, shape (cell, covariate)."""
+    codes = [covariate.encode(obs) for covariate in covariates]
+    return np.stack(codes, 1) if codes else np.zeros((len(obs), 0), dtype=np.int64)
+
+
+def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Combinations of values that a prior speaks of, and how often each occurs.
+
+    Every combination where there are at most 4,096, else those that occur in the reference.
+
+    Returns
+    -------
+    Codes (combination, covariate), and p(d) (combination,) with one cell added to each.
+    """
+    sizes = [len(covariate.categories) for covariate in covariates]
+    complete = codes[(codes != MISSING).all(1)]
+    if np.prod(sizes, dtype=float) <= MAXIMUM_COMBINATIONS or not len(complete):
+        combinations = np.indices(sizes).reshape(len(sizes), -1).T.astype(np.int64)
+        if not sizes:
+            combinations = np.zeros((1, 0), dtype=np.int64)
+    else:
+        combinations = np.unique(complete, axis=0)
+    place = {tuple(row): j for j, row in enumerate(combinations.tolist())}
+    counts = np.ones(len(combinations))
+    found, times = np.unique(complete, axis=0, return_counts=True)
+    for row, n in zip(found.tolist(), times, strict=True):
+        counts[place[tuple(row)]] += n
+    return combinations, counts / counts.sum()
+
+
+def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
+    """Values of a column as text, missing where the column says so in any common spelling."""
+    if name not in obs.columns:
+        close = difflib.get_close_matches(name, map(str, obs.columns), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        columns = ", ".join(map(str, obs.columns)) or "none"
+        raise CovariateError(f"obs has no column {name!r}; it has {columns}.{hint}")
+    column = obs[name]
+    text = column.astype(object).where(column.notna(), None).map(_as_text, na_action="ignore")
+    return text.where(~text.str.strip().str.lower().isin(MISSING_SPELLINGS))
+
+
+def _as_text(value: object) -> str:
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if whole else str(value)  # type: ignore[call-overload]

@@ -1,0 +1,409 @@
+"""Simulated studies with known truth: cell types, diseases, donors, batches.
+
+The generative equation, in the symbols of the model it is meant to test::
+
+    d = (cell type c, disease k, severity s of the donor)       biological
+    e = (donor i, batch b)                                      technical
+
+    z_I | d  ~ Normal(mu_c + s delta_ck, diag(sigma_c^2))       invariant latents
+    z_S | e  ~ Normal(nu_b + omega_i,    diag(tau_b^2))         spurious latents
+    log l    ~ Normal(log library_size + kappa_b, 0.35^2)       library size
+    rho      = softmax(beta + W_I z_I + W_S z_S)                expression as measured
+    x_g      ~ NB(l rho_g, theta_g)                             variance m + m^2 / theta_g
+
+`W_I` is sparse: each invariant latent is one gene programme. The first half of them (rounded up)
+are identity programmes and carry `mu_c`; the others are response programmes and carry
+`delta_ck`, which is zero for healthy cells and in every cell type a disease spares. `W_S` is
+dense. True expression without technical effect is `softmax(beta + W_I z_I)`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy import sparse
+
+from invatlas.errors import SettingsError
+
+Array = NDArray[np.float32]
+Codes = NDArray[np.intp]
+
+_VALUES_AT_ONCE = 1_000_000  # cells x genes drawn in one go, bounds the memory
+
+
+@dataclass(frozen=True)
+class _Biology:
+    """Parameters of p(z_I | d) and of the genes."""
+
+    frequency: NDArray[np.float64]  # cell_type
+    mu: Array  # cell_type latent
+    sigma: Array  # cell_type latent
+    delta: Array  # cell_type disease latent
+    beta: Array  # gene
+    theta: Array  # gene
+    loadings: Array  # gene latent: W_I
+
+
+@dataclass(frozen=True)
+class _Donors:
+    """What each donor is, and the parameters of p(z_S | e) and of l."""
+
+    disease: Codes  # donor
+    severity: Array  # donor: s
+    batch: Codes  # donor
+    mean: Array  # donor latent: nu + omega
+    tau: Array  # donor latent
+    log_depth: Array  # donor: log library_size + kappa
+    loadings: Array  # gene latent: W_S
+
+
+def simulate(
+    *,
+    cells: int = 6000,
+    genes: int = 1000,
+    cell_types: int = 6,
+    diseases: int = 3,
+    donors: int = 12,
+    batches: int = 4,
+    correlation: float = 0.0,
+    disease_effect: float = 1.0,
+    technical_effect: float = 1.0,
+    library_size: float = 1000.0,
+    invariant_latents: int = 8,
+    spurious_latents: int = 4,
+    truth: bool = True,
+    seed: int = 0,
+) -> AnnData:
+    """Draw a multi-disease single-cell study whose biology and technique are known.
+
+    A change of `batches`, `correlation`, `technical_effect` or `library_size` keeps the genes,
+    diseases, donors and cells with their z_I: it is the same study measured in another way. A
+    change of `cells` keeps all but the cells.
+
+    Parameters
+    ----------
+    cells, genes
+        Size of the count matrix; at least one cell for each cell type and each donor.
+    cell_types
+        Number of cell types; their frequencies fall, and the last is rare (2 % at most).
+    diseases
+        Number of values of `disease`, the first of them ``"healthy"``. Each other one affects
+        half of the cell types.
+    donors
+        Number of donors; each has one disease and one batch.
+    batches
+        Number of experimental batches.
+    correlation
+        Wanted association of disease and batch over donors, as Cramer's V; the nearest one that
+        the donors allow is taken. 0 balances the batches over the diseases as evenly as the
+        donors allow, 1 gives each disease its own batches (or each batch its own diseases).
+    disease_effect
+        Factor on every disease shift of z_I; 0 is a study in which disease does nothing.
+    technical_effect
+        Standard deviation of the log rates due to z_S, over that due to z_I.
+    library_size
+        Median counts of a cell in a batch of average depth.
+    invariant_latents, spurious_latents
+        Dimensions of z_I (at least 2) and of z_S (at least 1).
+    truth
+        Whether to keep the dense layer ``expression_true`` (4 bytes for each cell and gene).
+    seed
+        Two calls with equal arguments return identical data.
+
+    Returns
+    -------
+    AnnData
+        `X`: counts, CSR float32. `obs`: ``cell_type``, ``disease``, ``donor``, ``batch``
+        (categorical), ``severity`` (0 to 1), ``library_size`` (l, counts).
+        ``layers["expression_true"]``: softmax(beta + W_I z_I), rows sum to 1.
+        `obsm`: ``z_invariant_true``, ``z_spurious_true``.
+        `var`: ``inverse_dispersion`` (theta), ``baseline`` (beta).
+        `varm`: ``invariant_loadings_true`` (W_I), ``spurious_loadings_true`` (W_S).
+        ``uns["differential_genes"]``: one row for each cell type, disease and gene of a programme
+        that the disease shifts there; ``log_fold_change`` is natural, against healthy, at
+        severity 1 and the prior means. ``uns["disease_shifts"]``: delta (cell type, disease,
+        latent), rows in the order of the categories.
+
+    Raises
+    ------
+    SettingsError
+        If a number is of the wrong kind, out of range, or at odds with another one.
+    """
+    sizes = {"cells": cells, "genes": genes, "cell_types": cell_types, "diseases": diseases}
+    sizes |= {"donors": donors, "batches": batches, "invariant_latents": invariant_latents}
+    _check_sizes(sizes | {"spurious_latents": spurious_latents, "seed": seed})
+    _check_real("correlation", correlation, 0, 1)
+    _check_real("disease_effect", disease_effect, 0, 5)
+    _check_real("technical_effect", technical_effect, 0, 5)
+    _check_real("library_size", library_size, 1, 1e6)
+
+    streams = np.random.default_rng(seed).spawn(4)
+    biology = _draw_biology(
+        streams[0], genes, cell_types, diseases, invariant_latents, disease_effect
+    )
+    disease, severity, batch = _draw_design(streams[1], diseases, donors, batches, correlation)
+    mean, tau, loadings = _draw_technique(streams[2], batch, genes, spurious_latents)
+    invariant = _measure_variance(biology.loadings, *_mix(biology, disease, severity))
+    spurious = _measure_variance(loadings, mean, tau, np.full(donors, 1 / donors))
+    loadings *= np.float32(technical_effect * np.sqrt(invariant / spurious))
+    kappa = streams[2].permutation(np.linspace(-0.35, 0.35, batches) if batches > 1 else [0.0])
+    log_depth = (np.log(library_size) + kappa[batch]).astype(np.float32)
+    people = _Donors(disease, severity, batch, mean, tau, log_depth, loadings)
+    return _draw_cells(streams[3], cells, people, biology, truth)
+
+
+def _check_sizes(sizes: Mapping[str, int]) -> None:
+    """Refuse sizes that are no whole numbers or leave a cell type, donor or batch empty."""
+    least = {"genes": 2, "invariant_latents": 2, "seed": 0}
+    for name, value in sizes.items():
+        low = least.get(name, 1)
+        try:
+            fits = not isinstance(value, bool) and operator.index(value) >= low
+        except TypeError:
+            fits = False
+        if not fits:
+            raise SettingsError(
+                f"{name} must be a whole number: found {value!r}, allowed {low} or more"
+            )
+    pairs = ("cells", "cell_types"), ("cells", "donors"), ("donors", "diseases")
+    for many, few in (*pairs, ("donors", "batches")):
+        if sizes[many] < sizes[few]:
+            raise SettingsError(
+                f"too few {many} for the {few}: found {many}={sizes[many]} and "
+                f"{few}={sizes[few]}, allowed {many} of at least {sizes[few]}"
+            )
+
+
+def _check_real(name: str, value: float, low: float, high: float) -> None:
+    """Refuse anything but a number within [low, high]; NaN is outside."""
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        raise SettingsError(f"{name} is out of range: found {value!r}, allowed {low} to {high}")
+
+
+def _draw_biology(
+    rng: Generator, genes: int, cell_types: int, diseases: int, latents: int, effect: float
+) -> _Biology:
+    """Draw cell types, diseases and gene programmes."""
+    identity = (latents + 1) // 2
+    frequency = np.arange(1, cell_types + 1) ** -0.7
+    frequency /= frequency.sum()
+    frequency[-1] = min(0.02, frequency[-1] / 2)
+    mu = np.zeros((cell_types, latents), np.float32)
+    mu[:, :identity] = _draw_apart(rng, cell_types, identity, 1.8)
+    delta = effect * _draw_shifts(rng, cell_types, diseases, latents, identity)
+
+    loadings = np.zeros((genes, latents), np.float32)
+    for latent in range(latents):
+        share = 0.15 if latent < identity else 0.05
+        rows = rng.choice(genes, max(1, round(share * genes)), replace=False)
+        sign = np.where(np.arange(rows.size) % 2, -1.0, 1.0)
+        loadings[rows, latent] = sign * rng.uniform(0.2, 0.5, rows.size)
+    return _Biology(
+        frequency=frequency / frequency.sum(),
+        mu=mu,
+        sigma=rng.uniform(0.5, 1.0, (cell_types, latents)).astype(np.float32),
+        delta=delta.astype(np.float32),
+        beta=rng.normal(0, 1.5, genes).astype(np.float32),
+        theta=np.exp(rng.normal(np.log(4), 0.5, genes)).astype(np.float32),
+        loadings=loadings,
+    )
+
+
+def _draw_apart(rng: Generator, count: int, dimensions: int, scale: float) -> Array:
+    """Draw normal points, each the one of 20 candidates farthest from those before."""
+    points = np.zeros((count, dimensions), np.float32)
+    for row in range(count):
+        candidates = rng.normal(0, scale, (20, dimensions))
+        distance = np.linalg.norm(candidates[:, None] - points[None, :row], axis=2)
+        points[row] = candidates[distance.min(axis=1, initial=np.inf).argmax()]
+    return points
+
+
+def _draw_shifts(
+    rng: Generator, cell_types: int, diseases: int, latents: int, identity: int
+) -> NDArray[np.float64]:
+    """Draw delta: a main and a second response programme for each disease, in some cell types."""
+    delta = np.zeros((cell_types, diseases, latents))
+    responses, affected = latents - identity, max(1, cell_types // 2)
+    for disease in range(1, diseases):
+        turn, main = divmod(disease - 1, responses)
+        types = rng.choice(cell_types, affected, replace=False)
+        delta[types, disease, identity + main] = (-1) ** turn * rng.uniform(3, 4.5, affected)
+        if responses > 1:
+            second = identity + (main + rng.integers(1, responses)) % responses
+            delta[types, disease, second] = rng.choice([-1, 1]) * rng.uniform(1, 2, affected)
+    return delta
+
+
+def _draw_design(
+    rng: Generator, diseases: int, donors: int, batches: int, correlation: float
+) -> tuple[Codes, Array, Codes]:
+    """Give each donor a disease, a severity (spread over 0.3 to 1 if ill) and a batch.
+
+    Donors move one by one from a balanced to a nested placement in batches. Of the placements
+    passed that leave no batch empty, the one whose Cramer's V with disease is nearest to
+    `correlation` is returned, so that V never falls as `correlation` rises.
+    """
+    disease = np.arange(donors) % diseases
+    severity = np.zeros(donors, np.float32)
+    place, nested = np.empty(donors, np.intp), disease % batches
+    place[np.argsort(disease, kind="stable")] = np.arange(donors) % batches
+    for code in range(diseases):
+        (rows,) = np.nonzero(disease == code)
+        if code > 0:
+            severity[rows] = 0.3 + 0.7 * (rng.permutation(rows.size) + rng.random()) / rows.size
+        if batches > diseases:
+            nested[rows] = np.resize(np.arange(code, batches, diseases), rows.size)
+    passed = [place.copy()]
+    for donor in rng.permutation(donors):
+        place[donor] = nested[donor]
+        if np.unique(place).size == batches:
+            passed.append(place.copy())
+    distance = [abs(_measure_association(disease, batch) - correlation) for batch in passed]
+    return disease, severity, passed[int(np.argmin(distance))]
+
+
+def _measure_association(a: Codes, b: Codes) -> float:
+    """Cramer's V of two codes: sqrt(chi^2 / (n min(rows - 1, columns - 1))); 0 if one is constant.
+
+    Source: Cramer (1946), Mathematical Methods of Statistics, section 21.9.
+    """
+    table = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(table, (a, b), 1.0)
+    if min(table.shape) < 2:
+        return 0.0
+    margins = np.outer(table.sum(axis=1), table.sum(axis=0))
+    return float(np.sqrt(max(0.0, (table**2 / margins).sum() - 1) / (min(table.shape) - 1)))
+
+
+def _draw_technique(
+    rng: Generator, batch: Codes, genes: int, latents: int
+) -> tuple[Array, Array, Array]:
+    """Draw nu + omega, tau and an unscaled W_S."""
+    batches = batch.max() + 1
+    omega = rng.normal(0, 0.8, (batch.size, latents)).astype(np.float32)
+    tau = rng.uniform(0.5, 1.0, (batches, latents)).astype(np.float32)
+    loadings = rng.normal(0, 1, (genes, latents)).astype(np.float32)
+    return _draw_apart(rng, batches, latents, 2.0)[batch] + omega, tau[batch], loadings
+
+
+def _mix(
+    biology: _Biology, disease: Codes, severity: Array
+) -> tuple[Array, Array, NDArray[np.float64]]:
+    """Means, deviations and weights of p(z_I | d), one row for each cell type and donor."""
+    mean = biology.mu[:, None] + severity[:, None] * biology.delta[:, disease]
+    deviation = np.repeat(biology.sigma, disease.size, axis=0)
+    weight = np.repeat(biology.frequency / disease.size, disease.size)
+    return mean.reshape(deviation.shape), deviation, weight
+
+
+def _measure_variance(
+    loadings: Array, means: Array, deviations: Array, weights: NDArray[np.float64]
+) -> float:
+    """Trace of W Cov[z] W^T for a mixture of diagonal normals z: variance summed over genes."""
+    centred = means - weights @ means
+    covariance = (weights[:, None] * centred).T @ centred + np.diag(weights @ deviations**2)
+    return float(((loadings @ covariance) * loadings).sum())
+
+
+def _draw_cells(
+    rng: Generator, cells: int, people: _Donors, biology: _Biology, truth: bool
+) -> AnnData:
+    """Draw every cell: its covariates, latents, library size and counts."""
+    donors, cell_types = people.disease.size, biology.frequency.size
+    share = rng.dirichlet(np.full(donors, 20.0))
+    donor = np.append(np.arange(donors), rng.choice(donors, cells - donors, p=share))
+    donor = rng.permutation(donor)
+    others = rng.choice(cell_types, cells - cell_types, p=biology.frequency)
+    cell_type = rng.permutation(np.append(np.arange(cell_types), others))
+    disease, severity = people.disease[donor], people.severity[donor]
+    mean = biology.mu[cell_type] + severity[:, None] * biology.delta[cell_type, disease]
+    z_invariant = rng.normal(mean, biology.sigma[cell_type]).astype(np.float32)
+    z_spurious = rng.normal(people.mean[donor], people.tau[donor]).astype(np.float32)
+    library_size = np.exp(rng.normal(people.log_depth[donor], 0.35)).astype(np.float32)
+
+    expression = np.empty((cells, biology.beta.size), np.float32) if truth else None
+    blocks, at_once = [], max(1, _VALUES_AT_ONCE // biology.beta.size)
+    for start in range(0, cells, at_once):
+        rows = slice(start, start + at_once)
+        log_rate = biology.beta + z_invariant[rows] @ biology.loadings.T
+        if expression is not None:
+            expression[rows] = _softmax(log_rate)
+        rate = _softmax(log_rate + z_spurious[rows] @ people.loadings.T)
+        blocks.append(_draw_counts(rng, library_size[rows, None] * rate, biology.theta))
+    codes = {"cell_type": cell_type, "disease": disease, "donor": donor}
+    names = _name_values(biology, people)
+    obs = pd.DataFrame(
+        {
+            noun: pd.Categorical.from_codes(values, names[noun])
+            for noun, values in (codes | {"batch": people.batch[donor]}).items()
+        },
+        index=_name("cell", cells, 5),
+    )
+    return AnnData(
+        sparse.vstack(blocks, format="csr"),
+        obs=obs.assign(severity=severity, library_size=library_size),
+        var=pd.DataFrame(
+            {"inverse_dispersion": biology.theta, "baseline": biology.beta}, index=names["gene"]
+        ),
+        obsm={"z_invariant_true": z_invariant, "z_spurious_true": z_spurious},
+        varm={
+            "invariant_loadings_true": biology.loadings,
+            "spurious_loadings_true": people.loadings,
+        },
+        layers={} if expression is None else {"expression_true": expression},
+        uns={
+            "differential_genes": _list_differential_genes(biology, names),
+            "disease_shifts": biology.delta,
+        },
+    )
+
+
+def _draw_counts(rng: Generator, mean: Array, theta: Array) -> sparse.csr_matrix:
+    """Draw x ~ NB(mean, theta) as a gamma mixture of Poissons."""
+    rate = mean * (rng.standard_gamma(theta, mean.shape, np.float32) / theta)
+    return sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
+
+
+def _softmax(log_rate: Array) -> Array:
+    """Softmax over genes."""
+    rate: Array = np.exp(log_rate - log_rate.max(axis=-1, keepdims=True))
+    rate /= rate.sum(axis=-1, keepdims=True)
+    return rate
+
+
+def _list_differential_genes(biology: _Biology, names: Mapping[str, list[str]]) -> pd.DataFrame:
+    """List log softmax(beta + W_I (mu + delta)) / softmax(beta + W_I mu) of the shifted genes."""
+    mean: Array = biology.mu[:, None] + biology.delta
+    log_expression = np.log(_softmax(biology.beta + mean @ biology.loadings.T))
+    change = log_expression - log_expression[:, :1]
+    shifted = (biology.delta != 0).astype(np.float32) @ (biology.loadings != 0).T > 0
+    codes = dict(zip(("cell_type", "disease", "gene"), np.nonzero(shifted), strict=True))
+    table = {noun: np.array(names[noun], object)[rows] for noun, rows in codes.items()}
+    return pd.DataFrame({**table, "log_fold_change": change[shifted]})
+
+
+def _name_values(biology: _Biology, people: _Donors) -> dict[str, list[str]]:
+    """Name the genes and the values of every covariate."""
+    cell_types, diseases, _ = biology.delta.shape
+    return {
+        "cell_type": _name("type", cell_types, 1),
+        "disease": ["healthy", *_name("disease", diseases - 1, 1)],
+        "donor": _name("donor", people.batch.size, 2),
+        "batch": _name("batch", int(people.batch.max()) + 1, 1),
+        "gene": _name("gene", biology.beta.size, 4),
+    }
+
+
+def _name(noun: str, count: int, digits: int) -> list[str]:
+    """List noun_1 ... noun_count, padded with zeros so that they sort."""
+    digits = max(digits, len(str(count)))
+    return [f"{noun}_{number:0{digits}d}" for number in range(1, count + 1)]

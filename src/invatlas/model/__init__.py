@@ -1,0 +1,1 @@
+"""Networks, priors, likelihoods and the objective, in torch alone."""

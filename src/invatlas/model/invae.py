@@ -1,0 +1,135 @@
+"""The invariant VAE (Aliee et al. 2023, arXiv 2307.00558), with label-free encoders.
+
+z_I ~ p(z_I | d)    z_S ~ p(z_S | e)    x ~ p(x | a(z_I, z_S [, e]), l)
+q(z_I | x)  q(z_S | x)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from invatlas.data.minibatch import Minibatch, SparseCounts
+from invatlas.model.likelihoods import LIKELIHOODS, CountDistribution
+from invatlas.model.networks import Decoder, Encoder
+from invatlas.model.priors import (
+    PRIORS,
+    ConditionalGaussians,
+    DiagonalGaussian,
+    allowed_combinations,
+)
+from invatlas.settings import Settings
+
+
+@dataclass(frozen=True)
+class CovariateTable:
+    """What a prior conditions on.
+
+    Attributes
+    ----------
+    sizes
+        Number of categories of each covariate.
+    combinations
+        Codes of the combinations the prior speaks of, shape (combination, covariate).
+    weights
+        p(d) of each combination, positive and summing to one, shape (combination,).
+    """
+
+    sizes: list[int]
+    combinations: Int[Tensor, "combination covariate"]
+    weights: Float[Tensor, " combination"]
+
+
+@dataclass(frozen=True)
+class LatentView:
+    """One set of latents of a minibatch: what the counts say and what the covariates say."""
+
+    posterior: DiagonalGaussian
+    sample: Float[Tensor, "cell latent"]
+    prior: ConditionalGaussians
+    allowed: Bool[Tensor, "cell combination"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything the objective needs to know of a minibatch."""
+
+    invariant: LatentView
+    spurious: LatentView
+    counts: CountDistribution
+    shrinkage: Float[Tensor, ""]
+
+
+class Model(nn.Module):
+    """Networks, priors and likelihood of one atlas."""
+
+    def __init__(
+        self,
+        n_genes: int,
+        biological: CovariateTable,
+        technical: CovariateTable,
+        median_library_size: float,
+        settings: Settings,
+    ) -> None:
+        super().__init__()
+        s = settings
+        widths = (s.hidden, s.layers, s.dropout, median_library_size)
+        self.encode_invariant = Encoder(n_genes, s.invariant_latents, *widths)
+        self.encode_spurious = Encoder(n_genes, s.spurious_latents, *widths)
+        prior = PRIORS[s.prior]
+        self.prior_invariant = prior(
+            biological.sizes,
+            biological.combinations,
+            biological.weights,
+            s.invariant_latents,
+            s.interaction_rank,
+        )
+        self.prior_spurious = prior(
+            technical.sizes,
+            technical.combinations,
+            technical.weights,
+            s.spurious_latents,
+            s.interaction_rank,
+        )
+        self.decode = Decoder(
+            s.invariant_latents + s.spurious_latents,
+            technical.sizes if s.technical_in_decoder else [],
+            n_genes,
+            s.hidden,
+            s.layers,
+            s.dropout,
+        )
+        self.likelihood = LIKELIHOODS[s.likelihood](n_genes, median_library_size)
+
+    def forward(self, minibatch: Minibatch) -> Explanation:
+        """Explain a minibatch."""
+        counts, library_size = minibatch.counts, minibatch.library_size
+        invariant = _view(
+            self.encode_invariant(counts, library_size), self.prior_invariant, minibatch.biological
+        )
+        spurious = _view(
+            self.encode_spurious(counts, library_size), self.prior_spurious, minibatch.technical
+        )
+        logits = self.decode(torch.cat([invariant.sample, spurious.sample], 1), minibatch.technical)
+        return Explanation(
+            invariant,
+            spurious,
+            self.likelihood(logits, library_size),
+            self.prior_invariant.shrinkage() + self.prior_spurious.shrinkage(),
+        )
+
+    def latents(
+        self, counts: SparseCounts, library_size: Float[Tensor, " cell"], which: str
+    ) -> DiagonalGaussian:
+        """Posterior of one set of latents, from counts alone."""
+        encode = {"invariant": self.encode_invariant, "spurious": self.encode_spurious}[which]
+        posterior: DiagonalGaussian = encode(counts, library_size)
+        return posterior
+
+
+def _view(posterior: DiagonalGaussian, prior: nn.Module, codes: Tensor) -> LatentView:
+    allowed = allowed_combinations(codes, prior.combinations)  # type: ignore[arg-type]
+    return LatentView(posterior, posterior.sample(), prior(), allowed)

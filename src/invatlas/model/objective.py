@@ -1,0 +1,70 @@
+"""What training makes small, one named term at a time, in nats a cell.
+
+    reconstruction         - E_q log p(x | z_I, z_S)
+    invariant_divergence   - log sum_{d in A} p(d | A) exp(-KL(q(z_I | x) || p(z_I | d)))
+    spurious_divergence    the same for z_S and e
+    classification         - log sum_{d in A} p(d | x),  p(d | x) ~ p(d) E_q p(z_I | d)
+    dependence             of z_I on e given d (see independence.py)
+    shrinkage              squared interaction of the priors
+
+A holds the combinations that agree with the values a cell has; a cell without any value
+has them all, and its classification term is zero by itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from invatlas.data.minibatch import Minibatch
+from invatlas.model.independence import dependence
+from invatlas.model.invae import Explanation, LatentView
+from invatlas.model.priors import summed_out
+from invatlas.settings import Settings
+
+
+def divergence(view: LatentView) -> Float[Tensor, " cell"]:
+    """Divergence of each posterior from the prior of the combinations its cell may have."""
+    log_weight = view.prior.log_weight.expand(view.allowed.shape)
+    evidence = summed_out(log_weight - view.prior.divergence(view.posterior), view.allowed)
+    return summed_out(log_weight, view.allowed) - evidence
+
+
+def call_log_probabilities(view: LatentView) -> Float[Tensor, "cell combination"]:
+    """Log-posterior over combinations, given the counts alone."""
+    logits = view.prior.log_evidence(view.posterior) + view.prior.log_weight
+    return torch.log_softmax(logits, 1)
+
+
+def standardised(view: LatentView) -> Float[Tensor, "cell latent"]:
+    """Posterior means in units of the prior's average standard deviation."""
+    scale = view.prior.log_variance.detach().exp().mean(0).sqrt()
+    return view.posterior.mean / scale
+
+
+def objective_terms(
+    explanation: Explanation, minibatch: Minibatch, settings: Settings
+) -> dict[str, Float[Tensor, ""]]:
+    """Mean of every term over the minibatch, and their weighted sum as ``objective``."""
+    invariant = explanation.invariant
+    calls = call_log_probabilities(invariant)
+    responsibility = torch.softmax(calls.detach().masked_fill(~invariant.allowed, -torch.inf), 1)
+    terms = {
+        "reconstruction": -explanation.counts.log_prob(minibatch.counts).mean(),
+        "invariant_divergence": divergence(invariant).mean(),
+        "spurious_divergence": divergence(explanation.spurious).mean(),
+        "classification": -summed_out(calls, invariant.allowed).mean(),
+        "dependence": dependence(standardised(invariant), responsibility, minibatch.technical),
+        "shrinkage": explanation.shrinkage,
+    }
+    weights = {
+        "reconstruction": 1.0,
+        "invariant_divergence": settings.divergence_weight,
+        "spurious_divergence": settings.divergence_weight,
+        "classification": settings.classification_weight,
+        "dependence": settings.dependence_weight,
+        "shrinkage": settings.shrinkage_weight,
+    }
+    objective = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    return {"objective": objective, **terms}

@@ -1,0 +1,173 @@
+"""Learned conditional priors: one Gaussian for every combination d of covariate values.
+
+    p(z | d) = N(m_d, diag v_d)
+    m_d      = sum_c M_c[d_c]     + (prod_c A_c[d_c]) R        c runs over the covariates
+    log v_d  = b + sum_c S_c[d_c]
+
+The product over covariates of the rows A_c[d_c] (rank) times R (rank, latent) is the
+low-rank interaction; its squares are penalised, so a combination nobody measured gets the
+sum of its parts. Additive natural parts follow the conditional priors of iVAE (Khemakhem et
+al. 2020, arXiv 1907.04809) and inVAE (Aliee et al. 2023, arXiv 2307.00558).
+
+A value that is missing is summed out. With A the combinations a cell may have,
+
+    -log sum_{d in A} p(d) exp(-KL(q || p(z | d)))  >=  KL(q || sum_{d in A} p(d) p(z | d))
+
+bounds the divergence from above (Hershey and Olsen 2007) and equals KL - log p(d) where
+one combination is left.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """N(mean, diag exp(log_variance)) for each cell."""
+
+    mean: Float[Tensor, "cell latent"]
+    log_variance: Float[Tensor, "cell latent"]
+
+    @property
+    def variance(self) -> Float[Tensor, "cell latent"]:
+        """Variance of each latent."""
+        return self.log_variance.exp()
+
+    def sample(self) -> Float[Tensor, "cell latent"]:
+        """One reparameterised draw for each cell."""
+        noise = torch.randn_like(self.mean)
+        return torch.addcmul(self.mean, noise, (0.5 * self.log_variance).exp())
+
+
+@dataclass(frozen=True)
+class ConditionalGaussians:
+    """p(z | d) and p(d) for every combination d."""
+
+    mean: Float[Tensor, "combination latent"]
+    log_variance: Float[Tensor, "combination latent"]
+    log_weight: Float[Tensor, " combination"]
+
+    def log_prob(self, z: Float[Tensor, "cell latent"]) -> Float[Tensor, "cell combination"]:
+        """Log p(z | d) in nats."""
+        precision = (-self.log_variance).exp()
+        constant = (
+            self.log_variance.sum(1)
+            + (self.mean.square() * precision).sum(1)
+            + self.mean.shape[1] * math.log(2 * math.pi)
+        )
+        quadratic = z.square() @ precision.T - 2 * z @ (self.mean * precision).T
+        return -0.5 * (quadratic + constant)
+
+    def divergence(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
+        """KL(q || p(z | d)) in nats."""
+        precision = (-self.log_variance).exp()
+        spread = self.log_prob(q.mean) - 0.5 * q.variance @ precision.T
+        entropy = 0.5 * (q.log_variance + math.log(2 * math.pi * math.e)).sum(1, keepdim=True)
+        return -entropy - spread
+
+    def log_evidence(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
+        """Log E_q p(z | d): the Gaussian N(q.mean; m_d, v_d + v_q), in nats."""
+        variance = self.log_variance.exp() + q.variance[:, None]
+        squares = (q.mean[:, None] - self.mean).square() / variance
+        return -0.5 * (squares + variance.log() + math.log(2 * math.pi)).sum(2)
+
+    def sample(self, combination: Int[Tensor, " cell"]) -> Float[Tensor, "cell latent"]:
+        """One draw of z for each wanted combination."""
+        return DiagonalGaussian(self.mean[combination], self.log_variance[combination]).sample()
+
+
+def allowed_combinations(
+    codes: Int[Tensor, "cell covariate"], combinations: Int[Tensor, "combination covariate"]
+) -> Bool[Tensor, "cell combination"]:
+    """Which combinations agree with a cell's values; a missing value (-1) allows every one."""
+    known = codes[:, None]
+    return ((known == combinations) | (known < 0)).all(2)
+
+
+def summed_out(
+    log_terms: Float[Tensor, "cell combination"], allowed: Bool[Tensor, "cell combination"]
+) -> Float[Tensor, " cell"]:
+    """Log sum_{d allowed} exp(log_terms_d)."""
+    return torch.logsumexp(log_terms.masked_fill(~allowed, -torch.inf), 1)
+
+
+class Prior(nn.Module, ABC):
+    """p(z | d) over a table of combinations of covariate values.
+
+    Parameters
+    ----------
+    sizes
+        Number of categories of each covariate.
+    combinations
+        Codes of the combinations the prior speaks of, shape (combination, covariate).
+    weights
+        p(d), positive, shape (combination,).
+    n_latents
+        Number of latent dimensions.
+    """
+
+    combinations: Tensor
+    weights: Tensor
+
+    def __init__(self, combinations: Tensor, weights: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("combinations", combinations)
+        self.register_buffer("weights", weights)
+
+    @abstractmethod
+    def forward(self) -> ConditionalGaussians:
+        """Distributions of all combinations."""
+
+    @abstractmethod
+    def shrinkage(self) -> Float[Tensor, ""]:
+        """What the prior pays for departing from the sum of its parts."""
+
+
+class FactorisedPrior(Prior):
+    """Diagonal Gaussians with additive means and a shrunk low-rank interaction."""
+
+    def __init__(
+        self,
+        sizes: list[int],
+        combinations: Int[Tensor, "combination covariate"],
+        weights: Float[Tensor, " combination"],
+        n_latents: int,
+        rank: int = 4,
+    ) -> None:
+        super().__init__(combinations, weights)
+        self.means = nn.ParameterList(0.5 * torch.randn(size, n_latents) for size in sizes)
+        self.log_variances = nn.ParameterList(torch.zeros(size, n_latents) for size in sizes)
+        self.base_log_variance = nn.Parameter(torch.zeros(n_latents))
+        interacting = sizes if len(sizes) > 1 else []
+        self.factors = nn.ParameterList(torch.randn(size, rank) for size in interacting)
+        self.directions = nn.Parameter(torch.zeros(rank if interacting else 0, n_latents))
+
+    def interaction(self) -> Float[Tensor, "combination latent"]:
+        """Part of the means that is no sum over covariates."""
+        product = self.directions.new_ones(len(self.combinations), len(self.directions))
+        for c, factor in enumerate(self.factors):
+            product = product * factor[self.combinations[:, c]]
+        return product @ self.directions
+
+    def forward(self) -> ConditionalGaussians:  # noqa: D102
+        mean = self.interaction()
+        log_variance = self.base_log_variance.expand_as(mean)
+        for c, (value_mean, value_spread) in enumerate(
+            zip(self.means, self.log_variances, strict=True)
+        ):
+            mean = mean + value_mean[self.combinations[:, c]]
+            log_variance = log_variance + value_spread[self.combinations[:, c]]
+        return ConditionalGaussians(mean, log_variance.clamp(-6.0, 4.0), self.weights.log())
+
+    def shrinkage(self) -> Float[Tensor, ""]:  # noqa: D102
+        return self.interaction().square().sum()
+
+
+PRIORS: dict[str, type[FactorisedPrior]] = {"factorised": FactorisedPrior}

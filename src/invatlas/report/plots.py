@@ -1,0 +1,371 @@
+"""Figures: numbers in, a drawing out; nothing is estimated here.
+
+`horizontal_bars` and `line_chart` return inline SVG, coloured by the style sheet of the page
+(classes, no colours of their own); `draw_maps` writes a PNG. Text is escaped here.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+
+from invatlas.errors import CovariateError, DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_CELLS = 20_000
+COLOURS = 120
+LAYOUTS = {"invariant": "X_invariant_umap", "spurious": "X_spurious_umap"}
+
+# Okabe & Ito (2008) without black and with a darker yellow, then hues that stay apart from them.
+_DISTINCT = """
+    #0072b2 #e69f00 #009e73 #cc79a7 #d55e00 #56b4e9 #8a63b8 #b8a200 #882255 #44b5a4
+    #a6662c #7f9f2f #5a5fc7 #f28e8c #117733 #8fa9dd #d9307f #c9a27a #5b8a9a #b65fc2
+""".split()
+
+
+def palette(count: int) -> list[str]:
+    """Give colours for categories, the most distinct ones first.
+
+    Parameters
+    ----------
+    count
+        How many colours. Beyond 120 they repeat.
+
+    Returns
+    -------
+    list of str
+        `#rrggbb`, readable on white and on near-black.
+    """
+    colours = list(_DISTINCT)
+    for index in range(len(colours), COLOURS):
+        hue = (0.11 + index * 0.618034) % 1.0  # golden-ratio steps never come back close
+        lightness = (0.42, 0.62, 0.52)[index % 3]
+        red, green, blue = colorsys.hls_to_rgb(hue, lightness, (0.6, 0.5)[index % 2])
+        colours.append(f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}")
+    return [colours[index % COLOURS] for index in range(count)]
+
+
+def choose_cells(cells: int, most: int = MOST_CELLS) -> npt.NDArray[np.int64]:
+    """Choose the cells to draw, in random order, so that no category lies on top.
+
+    Parameters
+    ----------
+    cells
+        Number of cells there are.
+    most
+        Number of cells to draw at most.
+
+    Returns
+    -------
+    ndarray (drawn,)
+        Row numbers; the same for the same arguments.
+    """
+    return np.random.default_rng(0).choice(cells, size=min(cells, most), replace=False)
+
+
+def code_categories(
+    values: pd.Series, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], list[str], list[int]]:
+    """Code the categories of a column, the largest first.
+
+    Parameters
+    ----------
+    values
+        One obs column (cell,); missing values are NaN.
+    rows
+        The cells to code (drawn,).
+
+    Returns
+    -------
+    codes : ndarray (drawn,)
+        Position in `names`, -1 where the value is missing.
+    names, counts : list
+        Category names and how many of all cells have them.
+    """
+    counts = values.value_counts(dropna=True)
+    pairs = [(name, int(count)) for name, count in counts.items() if count > 0]
+    pairs.sort(key=lambda pair: (-pair[1], str(pair[0])))
+    index = pd.Index([name for name, _ in pairs], dtype=object)
+    codes = index.get_indexer(pd.Index(values.iloc[rows], dtype=object))
+    return codes.astype(np.int64), [str(name) for name, _ in pairs], [count for _, count in pairs]
+
+
+def horizontal_bars(counts: Mapping[str, int], missing: int = 0, shown: int = 20) -> str:
+    """Draw the number of cells in each category.
+
+    Parameters
+    ----------
+    counts
+        Category to number of cells.
+    missing
+        Number of cells without a value, drawn as a last, hollow bar.
+    shown
+        Categories drawn at most, the largest first; the rest is summed up in words.
+
+    Returns
+    -------
+    str
+        SVG, 340 units wide.
+    """
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    kept, rest = ranked[:shown], ranked[shown:]
+    total = sum(counts.values()) + missing
+    rows = [(str(name), count, "bar") for name, count in kept]
+    if missing:
+        rows.append(("no value", missing, "bar hollow"))
+    longest = max((count for _, count, _ in rows), default=0) or 1
+    left = min(160.0, max(60.0, 7.2 * max((len(name) for name, _, _ in rows), default=0) + 10))
+    widest = max((len(f"{count:,}") for _, count, _ in rows), default=1)
+    room = 340 - left - 7.0 * widest - 8
+    parts = []
+    for line, (name, count, kind) in enumerate(rows):
+        middle, length = 20 * line + 10, max(1.0, room * count / longest)
+        share = f"{name}: {count:,} cells ({100 * count / max(total, 1):.1f} %)"
+        parts.append(
+            f"<g><title>{escape(share)}</title>"
+            f'<text class="{"name faint" if "hollow" in kind else "name"}" x="0" y="{middle + 4}">'
+            f"{escape(_shorten(name, int((left - 8) / 7)))}</text>"
+            f'<rect class="{kind}" x="{left:g}" y="{middle - 6}" width="{length:.1f}" height="12"'
+            f' rx="1.5"/><text class="count" x="{left + length + 5:.1f}" y="{middle + 4}">'
+            f"{count:,}</text></g>"
+        )
+    height = 20 * len(rows) + (22 if rest else 2)
+    if rest:
+        more = f"and {len(rest):,} more, {sum(count for _, count in rest):,} cells"
+        parts.append(f'<text class="faint" x="0" y="{height - 6}">{more}</text>')
+    label = f"{len(counts):,} categories, {total:,} cells, {missing:,} without a value"
+    return _svg(340, height, label, parts, role="group")
+
+
+def line_chart(
+    epochs: Sequence[float],
+    lines: Mapping[str, Sequence[float]],
+    *,
+    best_epoch: float | None = None,
+    size: tuple[int, int] = (340, 170),
+    label: str = "",
+) -> str:
+    """Draw curves over epochs.
+
+    Where the first epochs would flatten all that follows, the axis covers the later ones and a
+    note says that the start is above it.
+
+    Parameters
+    ----------
+    epochs
+        Epoch numbers (epoch,).
+    lines
+        Class of the line (`train`, `held_out`) to its values (epoch,); NaN leaves a gap.
+    best_epoch
+        Marked by a dashed line and a dot on the last curve.
+    size
+        Width and height.
+    label
+        Read aloud by screen readers.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    width, height = size
+    x = np.asarray(epochs, dtype=float)
+    values = {name: np.asarray(line, dtype=float) for name, line in lines.items()}
+    if not any(np.isfinite(line).any() for line in values.values()):
+        return _svg(width, height, label, ['<text class="faint" x="8" y="24">no values</text>'])
+    low, high, cut = _choose_range(list(values.values()))
+    start, end = (x.min(), x.max()) if x.max() > x.min() else (x[0] - 0.5, x[0] + 0.5)
+    ticks = _round_ticks(low, high, 5 if height > 250 else 3)
+    left = 6.6 * max(len(f"{tick:,.6g}") for tick in ticks) + 10
+    plane = _Plane(start, end, low, high, left, width - 12.0, 12.0, height - 24.0)
+    parts = plane.draw_axes(ticks, _round_ticks(start, end, max(3, width // 110)))
+    if best_epoch is not None and start <= best_epoch <= end:
+        across = plane.across(best_epoch)
+        parts.append(f'<path class="best" d="M{across:.1f} {plane.top:g}V{plane.bottom:g}"/>')
+    for name, line in values.items():
+        points = [(plane.across(a), plane.down(b)) for a, b in zip(x, line, strict=True)]
+        parts.extend(_trace(points, name))
+    for value in list(values.values())[-1][x == best_epoch]:
+        if low <= value <= high:
+            place = f'cx="{plane.across(best_epoch or 0):.1f}" cy="{plane.down(value):.1f}"'
+            parts.append(f'<circle class="dot" {place} r="4"/>')
+    if cut:
+        place = f'x="{plane.right:g}" y="{plane.top + 12:g}"'
+        parts.append(f'<text class="tick end" {place}>first epochs lie above the axis</text>')
+    return _svg(width, height, label, parts)
+
+
+def draw_maps(latents: AnnData, columns: Sequence[str], path: str | Path) -> Path:
+    """Draw the 2-D maps as a PNG: one row a latent, one column a covariate.
+
+    Parameters
+    ----------
+    latents
+        obs with `columns`, obsm `X_invariant_umap` and, if there is one, `X_spurious_umap`.
+    columns
+        obs columns to colour by.
+    path
+        File to write.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    CovariateError
+        If a column is not in obs.
+    DataError
+        If there is no layout to draw.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, rarely needed
+    from matplotlib.figure import Figure
+
+    for column in columns:
+        if column not in latents.obs:
+            raise CovariateError(
+                f"no obs column {column!r} to colour by; there are {list(latents.obs.columns)}"
+            )
+    layouts = [name for name, key in LAYOUTS.items() if key in latents.obsm]
+    if not layouts or not columns:
+        raise DataError(
+            f"nothing to draw: columns {list(columns)}, obsm {list(latents.obsm)}; "
+            f"allowed are one column or more and at least one of {list(LAYOUTS.values())}"
+        )
+    rows = choose_cells(latents.n_obs)
+    key_height = 1.3
+    tall = 3.1 * len(layouts) + key_height
+    figure = Figure(figsize=(3.3 * len(columns), tall), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(layouts), len(columns), squeeze=False)
+    figure.subplots_adjust(
+        0.25 / len(columns) / 3.3, key_height / tall, 0.995, 1 - 0.3 / tall, 0.06, 0.06
+    )
+    for across, column in enumerate(columns):
+        codes, names, _ = code_categories(latents.obs[column], rows)
+        colours = np.array([*palette(len(names)), "#d3d7db"])[codes]
+        for down, name in enumerate(layouts):
+            ax = axes[down, across]
+            places = np.asarray(latents.obsm[LAYOUTS[name]])[rows]
+            for drawn in (codes < 0, codes >= 0):
+                ax.scatter(*places[drawn].T, c=colours[drawn], s=30_000 / (len(rows) + 4e3), lw=0)
+            ax.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+            ax.spines[:].set_visible(False)
+            if across == 0:
+                ax.set_ylabel(f"{name} latent", fontsize=11)
+        axes[0, across].set_title(column.replace("$", r"\$"), fontsize=11, loc="left")
+        _draw_key(axes[-1, across], names)
+    figure.savefig(path, dpi=160)
+    return Path(path)
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """Data coordinates (start to end, low to high) laid onto a rectangle of the drawing."""
+
+    start: float
+    end: float
+    low: float
+    high: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def across(self, value: float) -> float:
+        return self.left + (value - self.start) / (self.end - self.start) * (self.right - self.left)
+
+    def down(self, value: float) -> float:
+        return self.top + (self.high - value) / (self.high - self.low) * (self.bottom - self.top)
+
+    def draw_axes(self, ticks: Sequence[float], epochs: Sequence[float]) -> list[str]:
+        parts = []
+        for tick in ticks:
+            y, place = self.down(tick), f'x="{self.left - 6:.1f}" y="{self.down(tick) + 4:.1f}"'
+            parts.append(f'<path class="grid" d="M{self.left:.1f} {y:.1f}H{self.right:g}"/>')
+            parts.append(f'<text class="tick end" {place}>{tick:,.6g}</text>')
+        for epoch in epochs:
+            if float(epoch).is_integer():
+                place = f'x="{self.across(epoch):.1f}" y="{self.bottom + 18:g}"'
+                parts.append(f'<text class="tick middle" {place}>{epoch:,g}</text>')
+        return parts
+
+
+def _draw_key(ax: Axes, names: Sequence[str]) -> None:
+    shown = names if len(names) <= 12 else names[:11]
+    marks = [
+        ax.scatter([], [], c=colour, s=28, lw=0, label=_shorten(name, 20).replace("$", r"\$"))
+        for name, colour in zip(shown, palette(len(shown)), strict=True)
+    ]
+    if len(names) > len(shown):
+        marks.append(ax.scatter([], [], c="none", label=f"and {len(names) - len(shown):,} more"))
+    ax.legend(
+        handles=marks,
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        frameon=False,
+        fontsize=7.5,
+        ncols=2,
+        columnspacing=1,
+        handletextpad=0.1,
+    )
+
+
+def _choose_range(lines: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float, bool]:
+    every = np.concatenate([line[np.isfinite(line)] for line in lines])
+    late = np.concatenate([line[max(1, len(line) // 12) :] for line in lines])
+    late = late[np.isfinite(late)]
+    low, high, cut = float(every.min()), float(every.max()), False
+    if len(late) and 0 < float(late.max() - late.min()) < (high - low) / 4:
+        bound = float(late.max() + 0.12 * (late.max() - late.min()))
+        low, high, cut = min(low, float(late.min())), bound, bound < high
+    room = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
+    return low - room, high + (0.0 if cut else room), cut
+
+
+def _round_ticks(low: float, high: float, count: int) -> list[float]:
+    magnitude = 10.0 ** np.floor(np.log10((high - low) / count))
+    for multiple in (10, 5, 2.5, 2, 1, 0.5):  # the coarsest step with enough ticks
+        step = multiple * magnitude
+        steps = range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)
+        if len(steps) >= count:
+            break
+    return [float(f"{k * step:.10g}") for k in steps]
+
+
+def _trace(points: Sequence[tuple[float, float]], name: str) -> list[str]:
+    parts = []
+    for whole, run in groupby(points, key=lambda point: bool(np.isfinite(point).all())):
+        stretch = list(run) if whole else []
+        if len(stretch) == 1:
+            parts.append(
+                f'<circle class="{name}" cx="{stretch[0][0]:.1f}" cy="{stretch[0][1]:.1f}" r="3"/>'
+            )
+        elif stretch:
+            path = "L".join(f"{a:.1f} {b:.1f}" for a, b in stretch)
+            parts.append(f'<path class="{name}" d="M{path}"/>')
+    return parts
+
+
+def _shorten(name: str, most: int) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _svg(width: float, height: float, label: str, parts: Sequence[str], role: str = "img") -> str:
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="{role}" aria-label="{escape(label)}">'
+        f"{''.join(parts)}</svg>"
+    )

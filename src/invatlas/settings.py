@@ -1,0 +1,163 @@
+"""Every choice a fit can be given, with the value it has when nobody chooses.
+
+`docs/decisions.md` says where each default was measured.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from invatlas.errors import SettingsError
+
+LIKELIHOOD_NAMES = ("negative_binomial", "poisson", "gaussian")
+PRIOR_NAMES = ("factorised",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a fit.
+
+    Attributes
+    ----------
+    genes
+        How many highly variable genes to model; 0 takes every gene.
+    likelihood
+        ``negative_binomial``, ``poisson`` or ``gaussian``.
+    prior
+        ``factorised``.
+    invariant_latents, spurious_latents
+        Dimensions of z_I and z_S; z_S may have 0.
+    hidden, layers, dropout
+        Width and number of hidden layers in each network, and their dropout.
+    interaction_rank
+        Rank of the prior's interaction between covariates.
+    technical_in_decoder
+        Whether the decoder is told the technical values too.
+    divergence_weight
+        Weight of both divergences from the priors against the reconstruction.
+    classification_weight
+        Weight of the prior's posterior as a classifier, per nat of cross entropy.
+    dependence_weight
+        Weight of the dependence of z_I on the technical covariates given biology.
+    consistency_weight
+        Weight of agreement between the calls for a cell and for a thinned copy of it.
+    shrinkage_weight
+        Weight of the squared interaction in the prior means.
+    epochs, minibatch_size
+        None lets the number of cells decide.
+    learning_rate, weight_decay, gradient_norm
+        Peak step size of Adam, its decay, and the norm gradients are clipped to.
+    held_out
+        Share of cells (whole donors where there are at least 20) kept for early stopping.
+    patience
+        Epochs without improvement on held-out cells before training stops.
+    seed
+        Seed of every random choice.
+    """
+
+    genes: int = 2000
+    likelihood: str = "negative_binomial"
+    prior: str = "factorised"
+    invariant_latents: int = 20
+    spurious_latents: int = 10
+    hidden: int = 128
+    layers: int = 2
+    dropout: float = 0.1
+    interaction_rank: int = 4
+    technical_in_decoder: bool = True
+    divergence_weight: float = 0.3
+    classification_weight: float = 50.0
+    dependence_weight: float = 50.0
+    consistency_weight: float = 0.0
+    shrinkage_weight: float = 0.01
+    epochs: int | None = None
+    minibatch_size: int | None = None
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-5
+    gradient_norm: float = 10.0
+    held_out: float = 0.1
+    patience: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values no fit can run with."""
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            kinds = get_args(hints[field.name]) or (hints[field.name],)
+            if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
+                object.__setattr__(self, field.name, float(value))
+            elif type(value) not in kinds:
+                allowed = " or ".join("nothing" if k is NoneType else k.__name__ for k in kinds)
+                raise SettingsError(
+                    f"{field.name} is {value!r} ({type(value).__name__}); it takes {allowed}."
+                )
+            if field.name in _RANGES and value is not None:
+                low, high = _RANGES[field.name]
+                if not low <= getattr(self, field.name) <= high:
+                    raise SettingsError(f"{field.name} is {value!r}; it takes {low:g} to {high:g}.")
+        for name, choices in (("likelihood", LIKELIHOOD_NAMES), ("prior", PRIOR_NAMES)):
+            if getattr(self, name) not in choices:
+                raise SettingsError(
+                    f"{name} is {getattr(self, name)!r}; it takes {', '.join(choices)}."
+                )
+
+    def changed(self, values: dict[str, Any]) -> Settings:
+        """Return a copy with some values changed.
+
+        Raises
+        ------
+        SettingsError
+            If a name is no setting, or a value does not fit it.
+        """
+        known = [field.name for field in fields(self)]
+        if unknown := sorted(set(values) - set(known)):
+            raise SettingsError(
+                f"Unknown setting {', '.join(unknown)}; the settings are {', '.join(known)}."
+            )
+        return replace(self, **values)
+
+
+_INFINITY = float("inf")
+_RANGES: dict[str, tuple[float, float]] = {
+    "genes": (0, _INFINITY),
+    "invariant_latents": (1, 10_000),
+    "spurious_latents": (0, 10_000),
+    "hidden": (1, 100_000),
+    "layers": (1, 100),
+    "dropout": (0.0, 0.95),
+    "interaction_rank": (0, 1000),
+    "divergence_weight": (0.0, _INFINITY),
+    "classification_weight": (0.0, _INFINITY),
+    "dependence_weight": (0.0, _INFINITY),
+    "consistency_weight": (0.0, _INFINITY),
+    "shrinkage_weight": (0.0, _INFINITY),
+    "epochs": (1, _INFINITY),
+    "minibatch_size": (2, _INFINITY),
+    "learning_rate": (1e-9, 10.0),
+    "weight_decay": (0.0, 10.0),
+    "gradient_norm": (1e-6, _INFINITY),
+    "held_out": (0.0, 0.5),
+    "patience": (1, _INFINITY),
+    "seed": (0, 2**63 - 1),
+}
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a run file: settings and what to fit, by name.
+
+    Raises
+    ------
+    SettingsError
+        If the file is absent or is no TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"There is no file {path}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no TOML file: {error}.") from error

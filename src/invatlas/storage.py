@@ -1,0 +1,264 @@
+"""An atlas on disk: weights in safetensors, everything else in plain JSON and CSV.
+
+    model.safetensors   weights and the priors' tables
+    atlas.json          format, run, schema, genes, training record, package versions
+    history.csv         one row an epoch
+
+An atlas is written beside its place and moved there whole; a load compares names, shapes
+and types with what the configuration promises before any tensor is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from invatlas.atlas import Atlas
+from invatlas.data.covariates import Schema
+from invatlas.errors import SettingsError, StorageError
+from invatlas.model.invae import CovariateTable, Model
+from invatlas.settings import Settings
+
+FORMAT = "invatlas atlas"
+FORMAT_VERSION = 1
+MODEL, CARD, HISTORY = "model.safetensors", "atlas.json", "history.csv"
+FILES = frozenset({MODEL, CARD, HISTORY, "latents.h5ad", "report.html"})
+MAXIMUM_CARD_BYTES = 256 * 2**20
+_TYPES = {torch.float32: "F32", torch.int64: "I64"}
+
+
+def save(atlas: Atlas, path: str | Path) -> None:
+    """Write an atlas into a folder, whole or not at all.
+
+    An atlas that is already there is replaced, with the report and latents that belong to it.
+
+    Raises
+    ------
+    StorageError
+        If the folder holds anything that is no part of an atlas, or cannot be written.
+    """
+    with staged(path) as folder:
+        write_atlas(atlas, folder)
+
+
+def load(path: str | Path) -> Atlas:
+    """Read an atlas.
+
+    Raises
+    ------
+    StorageError
+        If there is none, it is foreign, truncated, of a newer format, or its parts disagree.
+    """
+    folder = Path(path)
+    card = read_card(folder)
+    try:
+        settings = Settings().changed(card["run"]["settings"])
+        schema = Schema.from_json(card["schema"])
+        genes = tuple(map(str, card["genes"]))
+        shares = np.asarray(card["gene_shares"], dtype=np.float64)
+        sizes = {role: int(n) for role, n in card["combinations"].items()}
+        median = float(card["median_library_size"])
+        record = dict(card["record"])
+        if shares.shape != (len(genes),) or not genes or not math.isfinite(median):
+            raise ValueError("genes and their shares differ in length")
+        with torch.device("meta"):
+            model = Model(
+                len(genes),
+                _promised_table(schema, "biological", sizes),
+                _promised_table(schema, "technical", sizes),
+                median,
+                settings,
+            )
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SettingsError) as error:
+        raise StorageError(f"{folder / CARD} is damaged: {error!r}.") from error
+    weights = _read_weights(folder / MODEL, model)
+    model.load_state_dict(weights, assign=True)
+    _check_tables(model, schema, folder / MODEL)
+    model.eval()
+    history = _read_history(folder / HISTORY)
+    return Atlas(model, schema, genes, shares, settings, history, record)
+
+
+def write_atlas(atlas: Atlas, folder: Path) -> None:
+    """Write the three files of an atlas into a folder that exists."""
+    card = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "run": {
+            "biological": [c.name for c in atlas.schema.biological],
+            "technical": [c.name for c in atlas.schema.technical],
+            "layer": atlas.record["layer"],
+            "settings": asdict(atlas.settings),
+        },
+        "schema": atlas.schema.to_json(),
+        "combinations": {
+            "biological": len(atlas.model.prior_invariant.combinations),
+            "technical": len(atlas.model.prior_spurious.combinations),
+        },
+        "median_library_size": atlas.model.encode_invariant.median_library_size.item(),
+        "record": atlas.record,
+        "genes": list(atlas.genes),
+        "gene_shares": atlas.gene_shares.tolist(),
+    }
+    weights = {name: value.contiguous() for name, value in atlas.model.state_dict().items()}
+    save_file(weights, folder / MODEL)
+    (folder / CARD).write_text(json.dumps(card, indent=1, allow_nan=False), encoding="utf-8")
+    atlas.history.to_csv(folder / HISTORY, index=False)
+
+
+@contextmanager
+def staged(path: str | Path) -> Iterator[Path]:
+    """Give a new folder to write into; it takes the place of ``path`` once all went well."""
+    target = Path(path)
+    check_target(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise StorageError(f"Nothing can be written at {target}: {error.strerror}.") from error
+    try:
+        yield stage
+        stage.chmod(0o755)
+        for file in stage.iterdir():
+            _flush(file)
+        _replace(stage, target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def check_target(target: Path) -> None:
+    """Refuse a place where something lies that is no atlas.
+
+    Raises
+    ------
+    StorageError
+        If the place is a file, or a folder with files that are no part of an atlas.
+    """
+    if target.exists() and not target.is_dir():
+        raise StorageError(f"{target} is a file; an atlas is written into a folder.")
+    if target.is_dir() and (foreign := {file.name for file in target.iterdir()} - FILES):
+        raise StorageError(
+            f"{target} holds {sorted(foreign)[0]!r}, which is no part of an atlas; "
+            "name a new or empty folder, or one that holds an atlas alone."
+        )
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read ``atlas.json`` and check that it is one this version understands.
+
+    Raises
+    ------
+    StorageError
+        If it is absent, too large, no JSON, foreign, or of a newer format.
+    """
+    file = folder / CARD
+    try:
+        if file.stat().st_size > MAXIMUM_CARD_BYTES:
+            raise StorageError(
+                f"{file} is larger than any atlas card ({MAXIMUM_CARD_BYTES:,} bytes)."
+            )
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise StorageError(f"{folder} holds no atlas: there is no {CARD} in it.") from None
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{file} is damaged: it is no JSON ({error}).") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise StorageError(f"{file} is no atlas of invatlas.")
+    if card.get("format_version") != FORMAT_VERSION:
+        raise StorageError(
+            f"{file} has format version {card.get('format_version')!r}; "
+            f"this invatlas reads version {FORMAT_VERSION}."
+        )
+    return card
+
+
+def _promised_table(schema: Schema, role: str, sizes: dict[str, int]) -> CovariateTable:
+    covariates = getattr(schema, role)
+    n = sizes[role]
+    return CovariateTable(
+        [len(covariate.categories) for covariate in covariates],
+        torch.empty(n, len(covariates), dtype=torch.int64),
+        torch.empty(n),
+    )
+
+
+def _read_weights(file: Path, model: Model) -> dict[str, torch.Tensor]:
+    promised = model.state_dict()
+    try:
+        with safe_open(file, framework="pt") as weights:
+            names = set(weights.keys())
+            if names != set(promised):
+                odd = sorted(names ^ set(promised))[0]
+                raise StorageError(f"{file} does not belong to its {CARD}: tensor {odd!r} is odd.")
+            for name, tensor in promised.items():
+                stored = weights.get_slice(name)
+                found = (stored.get_dtype(), tuple(stored.get_shape()))
+                wanted = (_TYPES[tensor.dtype], tuple(tensor.shape))
+                if found != wanted:
+                    raise StorageError(
+                        f"{file} does not belong to its {CARD}: tensor {name!r} is {found}, "
+                        f"not {wanted}."
+                    )
+            return {name: weights.get_tensor(name) for name in promised}
+    except FileNotFoundError:
+        raise StorageError(f"{file.parent} holds no whole atlas: {MODEL} is missing.") from None
+    except (SafetensorError, OSError) as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{file} is truncated or no safetensors file ({error}).") from error
+
+
+def _check_tables(model: Model, schema: Schema, file: Path) -> None:
+    for prior, covariates in (
+        (model.prior_invariant, schema.biological),
+        (model.prior_spurious, schema.technical),
+    ):
+        sizes = torch.tensor([len(covariate.categories) for covariate in covariates])
+        codes, weights = prior.combinations, prior.weights
+        if ((codes < 0) | (codes >= sizes)).any() or not (weights > 0).all():
+            raise StorageError(
+                f"{file} is damaged: a prior's table names values that do not exist."
+            )
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise StorageError(
+                f"{file} is damaged: tensor {name!r} holds values that are not finite."
+            )
+
+
+def _read_history(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(file)
+    except FileNotFoundError:
+        raise StorageError(f"{file.parent} holds no whole atlas: {HISTORY} is missing.") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise StorageError(f"{file} is damaged: it is no table ({error}).") from error
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _replace(stage: Path, target: Path) -> None:
+    if not target.exists():
+        stage.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    target.rename(old / "atlas")
+    stage.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,85 @@
+"""Where cells lie in an atlas: latents from counts alone, for cells with or without labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from anndata import AnnData
+
+from invatlas.atlas import Atlas
+from invatlas.data.counts import CountSource
+from invatlas.data.genes import GeneOverlap, match_genes
+from invatlas.data.minibatch import SparseCounts
+from invatlas.errors import SettingsError
+
+LATENTS = ("invariant", "spurious")
+MINIMUM_OVERLAP = 0.5
+CHUNK = 2048
+
+
+def embed(
+    atlas: Atlas,
+    adata: AnnData,
+    which: str = "invariant",
+    *,
+    layer: str | None = None,
+    minimum_overlap: float = MINIMUM_OVERLAP,
+) -> np.ndarray:
+    """Posterior means of one set of latents; obs is never looked at.
+
+    Parameters
+    ----------
+    atlas
+        A fitted atlas.
+    adata
+        Raw counts; genes are matched by name, in any order.
+    which
+        ``invariant`` for z_I, ``spurious`` for z_S.
+    layer
+        Layer of the counts; X where none is named.
+    minimum_overlap
+        Share of the reference's counts that the common genes must have held.
+
+    Returns
+    -------
+    Array (cell, latent), float32.
+
+    Raises
+    ------
+    GeneError
+        If too few genes are common to atlas and data.
+    CountsError
+        If the counts are no raw counts.
+    """
+    if which not in LATENTS:
+        raise SettingsError(f"which is {which!r}; it takes {' or '.join(LATENTS)}.")
+    source, _ = match_counts(atlas, adata, layer, minimum_overlap)
+    return embed_counts(atlas, source, which)
+
+
+def match_counts(
+    atlas: Atlas, adata: AnnData, layer: str | None, minimum_overlap: float
+) -> tuple[CountSource, GeneOverlap]:
+    """Counts of the atlas's genes in other data, and how well the genes met.
+
+    Where genes are missing, library sizes are raised to what all genes would have summed to:
+    divided by the share of the reference's counts that the common genes held.
+    """
+    overlap = match_genes(
+        list(map(str, adata.var_names)), atlas.genes, atlas.gene_shares, minimum_overlap
+    )
+    source = CountSource.from_anndata(adata, atlas.genes, layer)
+    present = np.float32(1 - overlap.missing_share)
+    return CountSource(source.matrix, source.library_size / present), overlap
+
+
+@torch.inference_mode()
+def embed_counts(atlas: Atlas, source: CountSource, which: str) -> np.ndarray:
+    """Posterior means (cell, latent) of counts that are already in the atlas's genes."""
+    chunks = []
+    for start in range(0, source.n_cells, CHUNK):
+        rows = slice(start, start + CHUNK)
+        counts = SparseCounts.from_csr(source.matrix[rows])
+        library_size = torch.from_numpy(source.library_size[rows])
+        chunks.append(atlas.model.latents(counts, library_size, which).mean.numpy())
+    return np.concatenate(chunks)

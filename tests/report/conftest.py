@@ -1,0 +1,177 @@
+"""A made-up atlas, as a report gets it: numpy only, no fit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+CELL_TYPES = (
+    "CD14+ monocytes",
+    "CD4 T cells",
+    "B cells",
+    "NK cells",
+    "CD8 T cells",
+    "FCGR3A+ monocytes",
+    "Dendritic cells",
+    "Megakaryocytes",
+)
+DONORS = ("101", "107", "1015", "1016", "1039", "1244", "1256", "1488")
+TERMS = {
+    "reconstruction": 812.0,
+    "invariant_divergence": 14.0,
+    "spurious_divergence": 4.5,
+    "classification": 1.9,
+    "dependence": 0.12,
+}
+
+
+def make_latents(cells: int = 3000, seed: int = 0, spurious: int = 5) -> ad.AnnData:
+    """Make clusters of cell types, shifted by condition, and a spurious plane of donors."""
+    generator = np.random.default_rng(seed)
+    shares = np.array([0.31, 0.26, 0.13, 0.11, 0.09, 0.055, 0.035, 0.01])
+    kind = generator.choice(len(CELL_TYPES), cells, p=shares)
+    stimulated = generator.random(cells) < 0.5
+    donor = generator.choice(len(DONORS), cells)
+    angle = 2 * np.pi * (kind * 3 % len(CELL_TYPES)) / len(CELL_TYPES)
+    centre = np.c_[9 * np.cos(angle), 6 * np.sin(angle)]
+    shift = np.where(stimulated, 1.0, -1.0)[:, None] * np.c_[0.9 + 0 * kind, 0.3 + 0.12 * kind]
+    bend = generator.normal(size=(cells, 1))
+    invariant = centre + shift + np.c_[bend, 0.35 * bend**2] * 0.7
+    invariant += generator.normal(scale=0.28, size=(cells, 2))
+    turn = 2 * np.pi * donor / len(DONORS) + generator.normal(scale=0.22, size=cells)
+    radius = 4 + generator.gamma(3, 0.35, size=cells)
+    obs = pd.DataFrame(
+        {
+            "cell_type": pd.Categorical(np.array(CELL_TYPES)[kind]),
+            "condition": pd.Categorical(np.where(stimulated, "stimulated", "control")),
+            "donor": pd.Categorical(np.array(DONORS)[donor]),
+        },
+        index=[f"cell{number}" for number in range(cells)],
+    )
+    obs.loc[generator.random(cells) < 0.08, "cell_type"] = np.nan
+    latents = ad.AnnData(obs=obs)
+    latents.obsm["X_invariant"] = generator.normal(size=(cells, 20)).astype(np.float32)
+    latents.obsm["X_invariant_umap"] = invariant.astype(np.float32)
+    latents.obsm["X_spurious"] = generator.normal(size=(cells, spurious)).astype(np.float32)
+    if spurious:
+        latents.obsm["X_spurious_umap"] = np.c_[
+            radius * np.cos(turn), radius * np.sin(turn) + generator.normal(scale=0.3, size=cells)
+        ].astype(np.float32)
+    return latents
+
+
+def make_history(epochs: int = 46, seed: int = 0) -> pd.DataFrame:
+    """Make curves that fall, held-out ones turning up a little towards the end."""
+    generator = np.random.default_rng(seed)
+    epoch = np.arange(1, epochs + 1)
+    history = pd.DataFrame({"epoch": epoch, "seconds": 0.8 * epoch, "cells_per_second": 2.4e4})
+    history["learning_rate"] = 1e-3
+    for kind, turn in (("train", 0.0), ("held_out", 2.5e-5)):
+        for term, level in TERMS.items():
+            fall = 1 + 0.35 * np.exp(-epoch / 6.0) + turn * np.maximum(0, epoch - 30) ** 2
+            noise = generator.normal(scale=0.003, size=epochs)
+            history[f"{kind}_{term}"] = level * (fall + noise + (kind == "held_out") * 0.01)
+        parts = [history[f"{kind}_{term}"] for term in TERMS]
+        history[f"{kind}_objective"] = np.sum(parts, axis=0)
+    return history
+
+
+def make_report(latents: ad.AnnData | None = None, **changes: Any) -> dict[str, Any]:
+    """Make the keyword arguments of a report; `changes` replace parts of its summary."""
+    latents = make_latents() if latents is None else latents
+    counts = {
+        column: {str(name): int(n) for name, n in latents.obs[column].value_counts().items()}
+        for column in latents.obs.columns
+    }
+    technical = {column: counts.pop(column) for column in ("donor",) if column in counts}
+    summary = {
+        "title": "Interferon response of blood cells",
+        "version": "0.1.0",
+        "created": "2025-11-22T21:40:12+00:00",
+        "cells": latents.n_obs,
+        "genes": 2000,
+        "held_out": "Two whole donors, 1015 and 1244, 722 cells, were kept out of training.",
+        "biological": counts,
+        "technical": technical,
+        "missing": {name: int(n) for name, n in latents.obs.isna().sum().items() if n},
+        "training": {
+            "epochs": 46,
+            "best_epoch": 31,
+            "seconds": 71.6,
+            "cells_per_second": 24310.4,
+            "stopped": "early",
+        },
+        "settings": {
+            "biological": ["cell_type", "condition"],
+            "technical": ["donor"],
+            "layer": None,
+            "genes": 2000,
+            "minibatch_size": 256,
+            "hidden": [256, 128],
+            "learning_rate": 0.001,
+            "likelihood": "negative_binomial",
+            "technical_in_decoder": True,
+            "seed": 0,
+        },
+        "versions": {"invatlas": "0.1.0", "torch": "2.13.0", "anndata": "0.12.2"},
+    }
+    return {
+        "summary": summary | changes,
+        "latents": latents,
+        "history": make_history(),
+        "warnings": [],
+    }
+
+
+@pytest.fixture
+def report() -> Callable[..., dict[str, Any]]:
+    """Give the maker of a report's arguments."""
+    return make_report
+
+
+@pytest.fixture
+def latents() -> Callable[..., ad.AnnData]:
+    """Give the maker of latents."""
+    return make_latents
+
+
+@pytest.fixture
+def history() -> Callable[..., pd.DataFrame]:
+    """Give the maker of a history."""
+    return make_history
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Start a headless Chromium that logs its console and its requests."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver on PATH (Debian: chromium, chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    profile: Path = tmp_path_factory.mktemp("chromium")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+        "--window-size=1280,900",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(executable_path=driver)
+    chrome = webdriver.Chrome(options=options, service=service)
+    yield chrome
+    chrome.quit()
