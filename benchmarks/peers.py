@@ -226,8 +226,7 @@ def embed_ours(split: Split, seed: int, epochs_scale: float = 1.0, threads: int 
         split.adata,
         biological=study.biological,
         technical=study.technical,
-        seed=seed,
-        progress=False,
+        settings=ia.Settings(seed=seed),
     )
     return np.asarray(ia.embed(atlas, split.adata))
 

@@ -19,7 +19,7 @@ from invatlas.data.counts import CountSource
 from invatlas.data.covariates import MISSING, Covariate, Schema, combine
 from invatlas.data.genes import select_genes
 from invatlas.data.minibatch import Cells
-from invatlas.errors import DataError, GeneError
+from invatlas.errors import CountsError, DataError, GeneError
 from invatlas.model.invae import CovariateTable, Model
 from invatlas.settings import Settings
 from invatlas.training.loop import Plan, Training, plan_training, train
@@ -107,12 +107,17 @@ def fit(
     """
     settings = settings or Settings()
     start = time.perf_counter()
-    schema = Schema.learn(adata.obs, biological, technical)
     if adata.n_obs < MINIMUM_CELLS:
         raise DataError(f"The data have {adata.n_obs} cells; a fit needs at least {MINIMUM_CELLS}.")
-    names = _choose_genes(adata, genes, layer, settings)
+    schema = Schema.learn(adata.obs, biological, technical)
+    biological_codes, technical_codes = schema.encode(adata.obs)
+    names = _choose_genes(adata, genes, layer, technical_codes, settings)
     source = CountSource.from_anndata(adata, names, layer)
-    cells = Cells(source, *schema.encode(adata.obs))
+    if not source.matrix.nnz:
+        raise CountsError(
+            f"None of the {len(names)} genes is counted in any of {adata.n_obs} cells."
+        )
+    cells = Cells(source, biological_codes, technical_codes)
     plan = plan_training(adata.n_obs, settings)
     split = split_cells(
         cells.biological, cells.technical, settings.held_out, np.random.default_rng(settings.seed)
@@ -139,6 +144,7 @@ def fit(
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "layer": layer,
+        "genes_given": genes is not None,
         "cells": adata.n_obs,
         "held_out": _describe_split(split, schema, cells),
         "training": _training_record(training, plan, time.perf_counter() - start),
@@ -166,10 +172,17 @@ def package_versions() -> dict[str, str]:
 
 
 def _choose_genes(
-    adata: AnnData, genes: Sequence[str] | None, layer: str | None, settings: Settings
+    adata: AnnData,
+    genes: Sequence[str] | None,
+    layer: str | None,
+    technical: np.ndarray,
+    settings: Settings,
 ) -> list[str]:
     if genes is None:
-        return select_genes(adata, settings.genes, layer, settings.seed)
+        strata = technical[:, 0] if technical.shape[1] else None
+        return select_genes(adata, settings.genes, layer, strata, settings.seed)
+    if isinstance(genes, str):
+        raise GeneError(f"genes is the text {genes!r}; it takes a list of gene names.")
     names = [str(gene) for gene in genes]
     absent = sorted(set(names) - set(map(str, adata.var_names)))
     if not names or absent:

@@ -39,7 +39,7 @@ screen = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts; X by default.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-RUN_KEYS = ("biological", "technical", "layer", "genes_file")
+RUN_KEYS = ("biological", "technical", "layer", "genes_file", "gene_names")
 
 
 @app.command()
@@ -97,7 +97,7 @@ def fit(
         _refuse_existing(output, overwrite)
         from invatlas.storage import check_target
 
-        check_target(output)
+        check_target(output.resolve())
         adata = _read_cells(cells)
         atlas = _fit(adata, run, settings, threads)
         _write_fit(atlas, adata, output, cells.stem)
@@ -127,6 +127,7 @@ def map_query(
         from invatlas.storage import load
         from invatlas.tasks.map import map_cells
 
+        _refuse_folder(output)
         _refuse_existing(output, overwrite)
         loaded = load(atlas)
         adata = _read_cells(query)
@@ -187,6 +188,7 @@ def simulate(
     with explained():
         from invatlas.data.simulate import simulate as simulate_study
 
+        _refuse_folder(output)
         _refuse_existing(output, overwrite)
         adata = simulate_study(
             cells=cells,
@@ -227,7 +229,7 @@ def _fit(adata: AnnData, run: dict[str, Any], settings: Settings, threads: int |
         run.get("biological", []),
         run.get("technical", []),
         layer=run.get("layer"),
-        genes=_read_genes(run["genes_file"]) if run.get("genes_file") else None,
+        genes=_read_genes(run["genes_file"]) if "genes_file" in run else run.get("gene_names"),
         settings=settings,
         progress=True,
     )
@@ -261,10 +263,14 @@ def _read_run(config: Path | None) -> dict[str, Any]:
     if config.suffix != ".json":
         return read_toml(config)
     try:
-        run = dict(json.loads(config.read_text(encoding="utf-8"))["run"])
-        return {**run.pop("settings"), **{k: v for k, v in run.items() if v is not None}}
-    except FileNotFoundError:
-        raise SettingsError(f"There is no file {config}.") from None
+        card = json.loads(config.read_text(encoding="utf-8"))
+        run = dict(card["run"])
+        settings = run.pop("settings")
+        if run.pop("genes_given"):
+            run["gene_names"] = card["genes"]
+        return {**settings, **{k: v for k, v in run.items() if v is not None}}
+    except OSError as error:
+        raise SettingsError(f"{config} cannot be read: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{config} is no atlas.json with a run in it ({error!r}).") from error
 
@@ -284,7 +290,7 @@ def _read_assignments(assignments: list[str]) -> dict[str, Any]:
 
 def _read_genes(path: str) -> list[str]:
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(str(path)).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"The list of genes {path} cannot be read: {error}.") from error
     return [line.strip() for line in lines if line.strip()]
@@ -310,7 +316,16 @@ def _write_cells(adata: AnnData, path: Path) -> None:
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error}.") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        if unfinished.exists():
+            unfinished.unlink()
+
+
+def _refuse_folder(path: Path) -> None:
+    standing = next(
+        place for place in (path.absolute(), *path.absolute().parents) if place.exists()
+    )
+    if path.is_dir() or not (standing.is_dir() or standing == path.absolute()):
+        raise StorageError(f"{path} cannot be written: an h5ad file needs a place in a folder.")
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:

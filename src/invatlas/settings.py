@@ -43,8 +43,6 @@ class Settings:
         Weight of the prior's posterior as a classifier, per nat of cross entropy.
     dependence_weight
         Weight of the dependence of z_I on the technical covariates given biology.
-    consistency_weight
-        Weight of agreement between the calls for a cell and for a thinned copy of it.
     shrinkage_weight
         Weight of the squared interaction in the prior means.
     epochs, minibatch_size
@@ -63,7 +61,7 @@ class Settings:
     likelihood: str = "negative_binomial"
     prior: str = "factorised"
     invariant_latents: int = 20
-    spurious_latents: int = 10
+    spurious_latents: int = 3
     hidden: int = 128
     layers: int = 2
     dropout: float = 0.1
@@ -71,8 +69,7 @@ class Settings:
     technical_in_decoder: bool = True
     divergence_weight: float = 0.3
     classification_weight: float = 50.0
-    dependence_weight: float = 50.0
-    consistency_weight: float = 0.0
+    dependence_weight: float = 200.0
     shrinkage_weight: float = 0.01
     epochs: int | None = None
     minibatch_size: int | None = None
@@ -122,28 +119,27 @@ class Settings:
         return replace(self, **values)
 
 
-_INFINITY = float("inf")
+_MOST = 1e9  # larger than any sensible value, and finite: an atlas is plain JSON
 _RANGES: dict[str, tuple[float, float]] = {
-    "genes": (0, _INFINITY),
+    "genes": (0, _MOST),
     "invariant_latents": (1, 10_000),
     "spurious_latents": (0, 10_000),
     "hidden": (1, 100_000),
     "layers": (1, 100),
     "dropout": (0.0, 0.95),
     "interaction_rank": (0, 1000),
-    "divergence_weight": (0.0, _INFINITY),
-    "classification_weight": (0.0, _INFINITY),
-    "dependence_weight": (0.0, _INFINITY),
-    "consistency_weight": (0.0, _INFINITY),
-    "shrinkage_weight": (0.0, _INFINITY),
-    "epochs": (1, _INFINITY),
-    "minibatch_size": (2, _INFINITY),
+    "divergence_weight": (0.0, _MOST),
+    "classification_weight": (0.0, _MOST),
+    "dependence_weight": (0.0, _MOST),
+    "shrinkage_weight": (0.0, _MOST),
+    "epochs": (1, _MOST),
+    "minibatch_size": (2, _MOST),
     "learning_rate": (1e-9, 10.0),
     "weight_decay": (0.0, 10.0),
-    "gradient_norm": (1e-6, _INFINITY),
+    "gradient_norm": (1e-6, _MOST),
     "held_out": (0.0, 0.5),
-    "patience": (1, _INFINITY),
-    "seed": (0, 2**63 - 1),
+    "patience": (1, _MOST),
+    "seed": (0, 2**32 - 1),
 }
 
 
@@ -157,7 +153,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is no TOML file: {error}.") from error

@@ -10,6 +10,7 @@ and types with what the configuration promises before any tensor is allocated.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -36,8 +37,27 @@ from invatlas.settings import Settings
 FORMAT = "invatlas atlas"
 FORMAT_VERSION = 1
 MODEL, CARD, HISTORY = "model.safetensors", "atlas.json", "history.csv"
+RECORD = (
+    "created",
+    "layer",
+    "genes_given",
+    "cells",
+    "held_out",
+    "training",
+    "warnings",
+    "versions",
+)
 FILES = frozenset({MODEL, CARD, HISTORY, "latents.h5ad", "report.html"})
 MAXIMUM_CARD_BYTES = 256 * 2**20
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    KeyError,
+    RuntimeError,
+    SettingsError,
+    TypeError,
+    ValueError,
+)
 _TYPES = {torch.float32: "F32", torch.int64: "I64"}
 
 
@@ -72,7 +92,8 @@ def load(path: str | Path) -> Atlas:
         shares = np.asarray(card["gene_shares"], dtype=np.float64)
         sizes = {role: int(n) for role, n in card["combinations"].items()}
         median = float(card["median_library_size"])
-        record = dict(card["record"])
+        record = {name: card["record"][name] for name in RECORD}
+        int(record["training"]["epochs"])
         if shares.shape != (len(genes),) or not genes or not math.isfinite(median):
             raise ValueError("genes and their shares differ in length")
         with torch.device("meta"):
@@ -83,25 +104,31 @@ def load(path: str | Path) -> Atlas:
                 median,
                 settings,
             )
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SettingsError) as error:
+    except _DAMAGE as error:
         raise StorageError(f"{folder / CARD} is damaged: {error!r}.") from error
     weights = _read_weights(folder / MODEL, model)
+    if _digest(folder / MODEL) != card.get("model_sha256"):
+        raise StorageError(f"{folder / MODEL} does not belong to its {CARD}: another fit wrote it.")
     model.load_state_dict(weights, assign=True)
     _check_tables(model, schema, folder / MODEL)
     model.eval()
-    history = _read_history(folder / HISTORY)
+    history = _read_history(folder / HISTORY, record["training"]["epochs"])
     return Atlas(model, schema, genes, shares, settings, history, record)
 
 
 def write_atlas(atlas: Atlas, folder: Path) -> None:
     """Write the three files of an atlas into a folder that exists."""
+    weights = {name: value.contiguous() for name, value in atlas.model.state_dict().items()}
+    save_file(weights, folder / MODEL)
     card = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
+        "model_sha256": _digest(folder / MODEL),
         "run": {
             "biological": [c.name for c in atlas.schema.biological],
             "technical": [c.name for c in atlas.schema.technical],
             "layer": atlas.record["layer"],
+            "genes_given": atlas.record["genes_given"],
             "settings": asdict(atlas.settings),
         },
         "schema": atlas.schema.to_json(),
@@ -114,8 +141,6 @@ def write_atlas(atlas: Atlas, folder: Path) -> None:
         "genes": list(atlas.genes),
         "gene_shares": atlas.gene_shares.tolist(),
     }
-    weights = {name: value.contiguous() for name, value in atlas.model.state_dict().items()}
-    save_file(weights, folder / MODEL)
     (folder / CARD).write_text(json.dumps(card, indent=1, allow_nan=False), encoding="utf-8")
     atlas.history.to_csv(folder / HISTORY, index=False)
 
@@ -123,7 +148,7 @@ def write_atlas(atlas: Atlas, folder: Path) -> None:
 @contextmanager
 def staged(path: str | Path) -> Iterator[Path]:
     """Give a new folder to write into; it takes the place of ``path`` once all went well."""
-    target = Path(path)
+    target = Path(path).resolve()
     check_target(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +161,10 @@ def staged(path: str | Path) -> Iterator[Path]:
         for file in stage.iterdir():
             _flush(file)
         _replace(stage, target)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{target} cannot be written: {error}.") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -148,8 +177,11 @@ def check_target(target: Path) -> None:
     StorageError
         If the place is a file, or a folder with files that are no part of an atlas.
     """
-    if target.exists() and not target.is_dir():
-        raise StorageError(f"{target} is a file; an atlas is written into a folder.")
+    standing = next(place for place in (target, *target.parents) if place.exists())
+    if not standing.is_dir():
+        raise StorageError(f"{standing} is a file; an atlas is written into a folder.")
+    if target == Path.cwd():
+        raise StorageError(f"{target} is the current folder; name a folder in it.")
     if target.is_dir() and (foreign := {file.name for file in target.iterdir()} - FILES):
         raise StorageError(
             f"{target} holds {sorted(foreign)[0]!r}, which is no part of an atlas; "
@@ -240,13 +272,21 @@ def _check_tables(model: Model, schema: Schema, file: Path) -> None:
             )
 
 
-def _read_history(file: Path) -> pd.DataFrame:
+def _read_history(file: Path, epochs: int) -> pd.DataFrame:
     try:
-        return pd.read_csv(file)
+        history = pd.read_csv(file, float_precision="round_trip")
     except FileNotFoundError:
         raise StorageError(f"{file.parent} holds no whole atlas: {HISTORY} is missing.") from None
     except (ValueError, pd.errors.ParserError) as error:
         raise StorageError(f"{file} is damaged: it is no table ({error}).") from error
+    if len(history) != epochs or "train_objective" not in history:
+        raise StorageError(f"{file} is damaged: it does not hold the {epochs} epochs of the fit.")
+    return history
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _flush(file: Path) -> None:

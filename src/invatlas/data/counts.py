@@ -18,6 +18,7 @@ from anndata import AnnData
 from invatlas.errors import CountsError, GeneError
 
 CHUNK = 8192
+LARGEST_COUNT = 2**31
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) 
         (~np.isfinite(data), "a value that is no finite number"),
         (data < 0, "a negative value"),
         (data != np.floor(data), "a fractional value"),
+        (data > LARGEST_COUNT, "a value beyond any count"),
     ):
         if wrong.any():
             k = int(np.flatnonzero(wrong)[0])
@@ -111,7 +113,7 @@ def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) 
             gene = int(chunk.indices[k])
             raise CountsError(
                 f"{place} holds {what}, {data[k]:g} (cell {adata.obs_names[cell]!r}, gene "
-                f"{adata.var_names[gene]!r}); raw counts are whole numbers from 0 up. "
+                f"{adata.var_names[gene]!r}); raw counts are whole numbers from 0 to 2^31. "
                 "If the counts are kept elsewhere, name their layer."
             )
 

@@ -112,10 +112,10 @@ class Schema:
             If no biological column is named, one is named twice, or one is unusable.
         """
         for role, columns in (("biological", biological), ("technical", technical)):
-            if isinstance(columns, str):
-                raise CovariateError(
-                    f"{role} is the text {columns!r}; it takes a list of columns: [{columns!r}]."
-                )
+            if isinstance(columns, str) or not isinstance(columns, Sequence):
+                raise CovariateError(f"{role} is {columns!r}; it takes a list of obs columns.")
+            if odd := [column for column in columns if not isinstance(column, str)]:
+                raise CovariateError(f"{role} names {odd[0]!r}; an obs column is named by text.")
         if not biological:
             raise CovariateError(
                 "No biological covariate is named; name at least one of the obs columns "
@@ -183,12 +183,12 @@ def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndar
     -------
     Codes (combination, covariate), and p(d) (combination,) with one cell added to each.
     """
+    if not covariates:
+        return np.zeros((1, 0), dtype=np.int64), np.ones(1)
     sizes = [len(covariate.categories) for covariate in covariates]
     complete = codes[(codes != MISSING).all(1)]
     if np.prod(sizes, dtype=float) <= MAXIMUM_COMBINATIONS or not len(complete):
         combinations = np.indices(sizes).reshape(len(sizes), -1).T.astype(np.int64)
-        if not sizes:
-            combinations = np.zeros((1, 0), dtype=np.int64)
     else:
         combinations = np.unique(complete, axis=0)
     place = {tuple(row): j for j, row in enumerate(combinations.tolist())}

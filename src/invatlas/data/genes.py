@@ -1,8 +1,9 @@
 """Which genes a model is made of, and how a query's genes meet them.
 
 Selection ranks genes by the variance of their Pearson residuals under a negative binomial
-(Lause, Berens and Kobak 2021, Genome Biology 22:258) through scanpy. It needs no smoothing
-over genes, so unlike a loess fit it cannot fail on an experimental batch with few cells.
+(Lause, Berens and Kobak 2021, Genome Biology 22:258) through scanpy, within each value of a
+technical covariate, so that a gene that only tells donors apart does not count. It needs no
+smoothing over genes, so unlike a loess fit it cannot fail on a donor with few cells.
 """
 
 from __future__ import annotations
@@ -21,10 +22,15 @@ from invatlas.data.counts import read_counts
 from invatlas.errors import GeneError
 
 SELECTION_CELLS = 20_000
+SMALLEST_STRATUM = 50
 
 
 def select_genes(
-    adata: AnnData, n_genes: int, layer: str | None = None, seed: int = 0
+    adata: AnnData,
+    n_genes: int,
+    layer: str | None = None,
+    technical: np.ndarray | None = None,
+    seed: int = 0,
 ) -> list[str]:
     """Name the most variable genes, in the order of their names.
 
@@ -36,6 +42,9 @@ def select_genes(
         How many; 0 keeps every gene that is counted at least once.
     layer
         Layer of the counts; X where none is named.
+    technical
+        Code of each cell's donor or batch, shape (cell,); genes are ranked within each that
+        has at least 50 of the cells looked at, the others counting as one.
     seed
         Seed of the 20,000 cells that are looked at where there are more.
 
@@ -44,7 +53,8 @@ def select_genes(
     GeneError
         If no gene is counted in any cell.
     """
-    counts, names = _sample_counts(adata, layer, seed)
+    chosen = _choose_cells(adata.n_obs, seed)
+    counts, names = _sum_by_name(adata, layer, chosen)
     detected = np.asarray((counts > 0).sum(axis=0)).ravel()
     usable = detected >= min(3, max(1, detected.max(initial=0)))
     if not usable.any():
@@ -52,30 +62,56 @@ def select_genes(
     counts, names = counts[:, usable], names[usable]
     if n_genes == 0 or n_genes >= len(names):
         return sorted(names)
-    filled = counts[np.asarray(counts.sum(axis=1)).ravel() > 0]
-    looked_at = AnnData(filled.astype(np.float32), var=pd.DataFrame(index=names))
+    strata = _pool_small(technical[chosen] if technical is not None else np.zeros(len(chosen)))
+    filled = np.asarray(counts.sum(axis=1)).ravel() > 0
+    looked_at = AnnData(
+        counts[filled].astype(np.float32),
+        obs=pd.DataFrame({"stratum": pd.Categorical(strata[filled].astype(str))}),
+        var=pd.DataFrame(index=names),
+    )
+    looked_at.obs_names = looked_at.obs_names.astype(str)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         table = sc.experimental.pp.highly_variable_genes(
-            looked_at, flavor="pearson_residuals", n_top_genes=n_genes, inplace=False
+            looked_at,
+            flavor="pearson_residuals",
+            n_top_genes=n_genes,
+            batch_key="stratum",
+            inplace=False,
         )
     return sorted(names[np.asarray(table["highly_variable"], dtype=bool)])
 
 
-def _sample_counts(
-    adata: AnnData, layer: str | None, seed: int
+def _choose_cells(n_cells: int, seed: int) -> np.ndarray:
+    if n_cells <= SELECTION_CELLS:
+        return np.arange(n_cells)
+    chosen = np.random.default_rng(seed).choice(n_cells, SELECTION_CELLS, replace=False)
+    return np.sort(chosen)
+
+
+def _sum_by_name(
+    adata: AnnData, layer: str | None, chosen: np.ndarray
 ) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Counts of at most SELECTION_CELLS cells, genes of one name added up."""
+    """Counts of the chosen cells, genes of one name added up."""
     names, place = np.unique(np.asarray(adata.var_names, dtype=str), return_inverse=True)
     merge = sp.csr_matrix(
         (np.ones(adata.n_vars), (np.arange(adata.n_vars), place)), shape=(adata.n_vars, len(names))
     )
-    wanted = np.ones(adata.n_obs, dtype=bool)
-    if adata.n_obs > SELECTION_CELLS:
-        chosen = np.random.default_rng(seed).choice(adata.n_obs, SELECTION_CELLS, replace=False)
-        wanted = np.isin(np.arange(adata.n_obs), chosen)
+    wanted = np.zeros(adata.n_obs, dtype=bool)
+    wanted[chosen] = True
     pieces = [chunk[wanted[rows]] @ merge for rows, chunk in read_counts(adata, layer)]
     return sp.vstack(pieces, format="csr"), names
+
+
+def _pool_small(codes: np.ndarray) -> np.ndarray:
+    """Give values with fewer than SMALLEST_STRATUM cells one code, unless they are all."""
+    values, inverse, times = np.unique(codes, return_inverse=True, return_counts=True)
+    small = times < SMALLEST_STRATUM
+    if small.all() or times[small].sum() < SMALLEST_STRATUM:
+        small_code = values[np.argmax(times)]  # too few to rank by: with the largest
+    else:
+        small_code = values.max() + 1
+    return np.where(small[inverse], small_code, codes)
 
 
 @dataclass(frozen=True)

@@ -133,14 +133,18 @@ class Cells:
         )
 
 
-def shuffled(rows: np.ndarray, size: int, generator: np.random.Generator) -> list[np.ndarray]:
-    """Split rows at random into minibatches of near-equal size, at most ``size`` cells.
+def count_minibatches(n_cells: int, size: int) -> int:
+    """How many minibatches ``n_cells`` make.
 
-    No minibatch has a single cell, which batch normalisation could not use, unless there is
-    but one: three cells by two make one minibatch.
+    None has a single cell, which batch normalisation could not use: three cells by two make
+    one minibatch.
     """
-    pieces = max(1, min(-(-len(rows) // size), len(rows) // 2))
-    return np.array_split(generator.permutation(rows), pieces)
+    return max(1, min(-(-n_cells // size), n_cells // 2))
+
+
+def shuffled(rows: np.ndarray, size: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Split rows at random into minibatches of near-equal size."""
+    return np.array_split(generator.permutation(rows), count_minibatches(len(rows), size))
 
 
 def prefetched(

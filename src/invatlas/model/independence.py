@@ -1,50 +1,94 @@
 """How far z_I depends on the laboratory e, given the biology d.
 
-With r the responsibility of combination d for a cell (1 where the label is known), and
-k a Gaussian kernel, the penalty is the kernel between-group sum of squares
+In each class d, the cells of one laboratory e are compared with those of all others by the
+energy distance (Szekely and Rizzo 2013, J. Statistical Planning and Inference 143)
 
-    sum_d sum_e n_de || mean_{cells of d, e} k(z, .) - mean_{cells of d} k(z, .) ||^2
+    2 E|X - Y| - E|X - X'| - E|Y - Y'|  >=  0,  and 0 only where X and Y are alike,
 
-that is the maximum mean discrepancy (Gretton et al. 2012, JMLR 13) of every laboratory from
-the whole of its class, weighted by cells. Expanding the squares leaves one kernel matrix:
+X the latents of d in e, Y those of d elsewhere. A cell of the first kind contributes
 
-    sum_{i,j} k(z_i, z_j) sum_d r_id r_jd ([e_i = e_j] / n_de - 1 / n_d)
+    (mean_Y |z - y| - mean_X |z - x|) / s
 
-z is measured in units of the standard deviation of its class, averaged over classes, so
-that the bandwidths need no tuning and shrinking the latents gains nothing.
+whose means over both sides add up to the distance. s, the mean distance of two cells of one
+class, makes it a share of the spread inside a class: shrinking the latents gains nothing,
+and a small residual in a tight class counts as much as a large one in a wide class.
+
+One minibatch holds too few cells of a class and a laboratory to compare. X and Y are
+therefore the cells met lately, whose latents are remembered and held fixed.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BANDWIDTHS = (0.5, 1.0, 2.0, 4.0)
+COMPARED_CELLS = 256
+REMEMBERED_CELLS = 2048
+FEWEST = 2
 
 
-def kernel(z: Float[Tensor, "cell latent"]) -> Float[Tensor, "cell cell"]:
-    """Mean of Gaussian kernels whose bandwidths are multiples of sqrt(latents)."""
-    squares = torch.cdist(z, z, compute_mode="use_mm_for_euclid_dist").square() / z.shape[1]
-    return torch.stack([torch.exp(-squares / (2 * b * b)) for b in BANDWIDTHS]).mean(0)
+@dataclass(frozen=True)
+class RecentCells:
+    """Cells met lately: latents, class and technical codes, oldest first."""
+
+    z: Float[Tensor, "recent latent"]
+    d: Int[Tensor, " recent"]
+    e: Int[Tensor, "recent technical"]
+
+    def joined(
+        self,
+        z: Float[Tensor, "cell latent"],
+        d: Int[Tensor, " cell"],
+        e: Int[Tensor, "cell technical"],
+    ) -> RecentCells:
+        """Remember some cells, and forget the oldest beyond what is kept."""
+        some = slice(COMPARED_CELLS)
+        return RecentCells(
+            torch.cat([self.z, z[some].detach()])[-REMEMBERED_CELLS:],
+            torch.cat([self.d, d[some]])[-REMEMBERED_CELLS:],
+            torch.cat([self.e, e[some]])[-REMEMBERED_CELLS:],
+        )
+
+
+def nobody(n_latents: int, n_technical: int) -> RecentCells:
+    """The memory before the first minibatch."""
+    return RecentCells(
+        torch.zeros(0, n_latents),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, n_technical, dtype=torch.int64),
+    )
 
 
 def dependence(
     z: Float[Tensor, "cell latent"],
-    responsibility: Float[Tensor, "cell combination"],
-    technical: Int[Tensor, "cell technical"],
+    d: Int[Tensor, " cell"],
+    e: Int[Tensor, "cell technical"],
+    recent: RecentCells,
 ) -> Float[Tensor, ""]:
-    """Mean over cells and technical covariates of the penalty above."""
-    gram = kernel(z)
+    """Mean contribution of a cell, summed over the technical covariates.
+
+    Only the first 256 cells of a minibatch are compared. Cells whose class has fewer than
+    two remembered cells on either side, or whose technical value is missing, contribute 0.
+    """
+    some = slice(COMPARED_CELLS)
+    z, d, e = z[some], d[some], e[some]
     total = z.new_zeros(())
-    for c in range(technical.shape[1]):
-        known = technical[:, c] >= 0
-        r = responsibility * known[:, None]
-        same = torch.zeros_like(gram)
-        e = torch.nn.functional.one_hot(technical[:, c].clamp_min(0)).to(z.dtype)
-        n_d = r.sum(0).clamp_min(1e-6)
-        n_de = (e.T @ r).clamp_min(1e-6)  # technical value, combination
-        within = r / n_de[technical[:, c].clamp_min(0)]
-        same = (within @ r.T) * (e @ e.T) - (r / n_d) @ r.T
-        total = total + (gram * same).sum() / known.sum().clamp_min(1)
+    if not len(recent.z):
+        return total
+    distance = torch.cdist(z, recent.z)
+    same_class = d[:, None] == recent.d
+    spread = (distance.detach() * same_class).sum() / same_class.sum().clamp_min(1)
+    for c in range(e.shape[1]):
+        here = same_class & (e[:, c, None] == recent.e[:, c])
+        elsewhere = same_class & ~here & (recent.e[:, c] >= 0)
+        n_here, n_elsewhere = here.sum(1), elsewhere.sum(1)
+        enough = (n_here >= FEWEST) & (n_elsewhere >= FEWEST) & (e[:, c] >= 0)
+        contrast = (
+            elsewhere / n_elsewhere.clamp_min(1)[:, None] - here / n_here.clamp_min(1)[:, None]
+        )
+        contribution = (distance * contrast).sum(1)
+        total = total + (contribution * enough).sum() / (len(z) * spread.clamp_min(1e-12))
     return total

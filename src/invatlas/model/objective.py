@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from invatlas.data.minibatch import Minibatch
-from invatlas.model.independence import dependence
+from invatlas.model.independence import RecentCells, dependence
 from invatlas.model.invae import Explanation, LatentView
 from invatlas.model.priors import summed_out
 from invatlas.settings import Settings
@@ -37,34 +37,35 @@ def call_log_probabilities(view: LatentView) -> Float[Tensor, "cell combination"
     return torch.log_softmax(logits, 1)
 
 
-def standardised(view: LatentView) -> Float[Tensor, "cell latent"]:
-    """Posterior means in units of the prior's average standard deviation."""
-    scale = view.prior.log_variance.detach().exp().mean(0).sqrt()
-    return view.posterior.mean / scale
-
-
 def objective_terms(
-    explanation: Explanation, minibatch: Minibatch, settings: Settings
-) -> dict[str, Float[Tensor, ""]]:
-    """Mean of every term over the minibatch, and their weighted sum as ``objective``."""
+    explanation: Explanation, minibatch: Minibatch, recent: RecentCells
+) -> tuple[dict[str, Float[Tensor, ""]], RecentCells]:
+    """Mean of every term over the minibatch, and the memory with its cells added."""
     invariant = explanation.invariant
     calls = call_log_probabilities(invariant)
-    responsibility = torch.softmax(calls.detach().masked_fill(~invariant.allowed, -torch.inf), 1)
+    called = calls.detach().masked_fill(~invariant.allowed, -torch.inf).argmax(1)
+    cells = (invariant.posterior.mean, called, minibatch.technical)
     terms = {
         "reconstruction": -explanation.counts.log_prob(minibatch.counts).mean(),
         "invariant_divergence": divergence(invariant).mean(),
         "spurious_divergence": divergence(explanation.spurious).mean(),
         "classification": -summed_out(calls, invariant.allowed).mean(),
-        "dependence": dependence(standardised(invariant), responsibility, minibatch.technical),
+        "dependence": dependence(*cells, recent),
         "shrinkage": explanation.shrinkage,
     }
+    return terms, recent.joined(*cells)
+
+
+def weigh(
+    terms: dict[str, Float[Tensor, ""]], settings: Settings, ramp: float = 1.0
+) -> Float[Tensor, ""]:
+    """Weighted sum of the terms; ``ramp`` (0 to 1) is how far the dependence already counts."""
     weights = {
         "reconstruction": 1.0,
         "invariant_divergence": settings.divergence_weight,
         "spurious_divergence": settings.divergence_weight,
         "classification": settings.classification_weight,
-        "dependence": settings.dependence_weight,
+        "dependence": settings.dependence_weight * ramp,
         "shrinkage": settings.shrinkage_weight,
     }
-    objective = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-    return {"objective": objective, **terms}
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()

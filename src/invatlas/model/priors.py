@@ -55,22 +55,24 @@ class ConditionalGaussians:
     log_weight: Float[Tensor, " combination"]
 
     def log_prob(self, z: Float[Tensor, "cell latent"]) -> Float[Tensor, "cell combination"]:
-        """Log p(z | d) in nats."""
-        precision = (-self.log_variance).exp()
-        constant = (
-            self.log_variance.sum(1)
-            + (self.mean.square() * precision).sum(1)
-            + self.mean.shape[1] * math.log(2 * math.pi)
-        )
-        quadratic = z.square() @ precision.T - 2 * z @ (self.mean * precision).T
-        return -0.5 * (quadratic + constant)
+        """Log-density p(z | d) in nats."""
+        return self._expected_log_prob(z.square(), z)
 
     def divergence(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
         """KL(q || p(z | d)) in nats."""
-        precision = (-self.log_variance).exp()
-        spread = self.log_prob(q.mean) - 0.5 * q.variance @ precision.T
         entropy = 0.5 * (q.log_variance + math.log(2 * math.pi * math.e)).sum(1, keepdim=True)
-        return -entropy - spread
+        return -entropy - self._expected_log_prob(q.mean.square() + q.variance, q.mean)
+
+    def _expected_log_prob(
+        self, second_moment: Float[Tensor, "cell latent"], mean: Float[Tensor, "cell latent"]
+    ) -> Float[Tensor, "cell combination"]:
+        """E log p(z | d), which is linear in the first two moments of z."""
+        precision = (-self.log_variance).exp()
+        slope = self.mean * precision
+        log_scale = self.log_variance.sum(1) + (self.mean * slope).sum(1)
+        constant = -0.5 * (log_scale + self.mean.shape[1] * math.log(2 * math.pi))
+        moments = torch.cat([second_moment, mean], 1)
+        return torch.addmm(constant, moments, torch.cat([-0.5 * precision, slope], 1).T)
 
     def log_evidence(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
         """Log E_q p(z | d): the Gaussian N(q.mean; m_d, v_d + v_q), in nats."""
@@ -86,9 +88,13 @@ class ConditionalGaussians:
 def allowed_combinations(
     codes: Int[Tensor, "cell covariate"], combinations: Int[Tensor, "combination covariate"]
 ) -> Bool[Tensor, "cell combination"]:
-    """Which combinations agree with a cell's values; a missing value (-1) allows every one."""
+    """Which combinations agree with a cell's values; a missing value (-1) allows every one.
+
+    A cell whose values were never met together is allowed every combination.
+    """
     known = codes[:, None]
-    return ((known == combinations) | (known < 0)).all(2)
+    allowed = ((known == combinations) | (known < 0)).all(2)
+    return allowed | ~allowed.any(1, keepdim=True)
 
 
 def summed_out(

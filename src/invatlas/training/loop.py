@@ -17,15 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invatlas.data.minibatch import Cells, Minibatch, prefetched, shuffled
+from invatlas.data.minibatch import Cells, Minibatch, count_minibatches, prefetched, shuffled
 from invatlas.errors import TrainingError
+from invatlas.model.independence import nobody
 from invatlas.model.invae import Model
-from invatlas.model.objective import objective_terms
+from invatlas.model.objective import objective_terms, weigh
 from invatlas.settings import Settings
 from invatlas.training.split import Split
 
 WARM_UP = 0.05
 LAST_LEARNING_RATE = 0.02
+RAMP = (0.2, 0.6)  # shares of training between which the dependence comes to count in full
 HELD_OUT_MINIBATCH = 1024
 
 Row = dict[str, float]
@@ -79,6 +81,7 @@ def train(
 ) -> Training:
     """Fit a model and leave it with its best weights.
 
+    Weights are compared once the dependence counts in full; before that the latest are best.
     Ctrl-C after the first epoch ends training and keeps what is best so far.
 
     Raises
@@ -86,42 +89,17 @@ def train(
     TrainingError
         If the objective is not finite; ``describe`` names the cells of the minibatch.
     """
-    watched = _without_unseen_values(cells, split)
-    generator = np.random.default_rng(settings.seed)
-    optimiser = torch.optim.Adam(
-        model.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    total_steps = plan.epochs * len(shuffled(split.train, plan.minibatch_size, generator))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: _learning_rate_share(step / total_steps)
-    )
+    descent = Descent(model, cells, split, plan, settings, describe)
     history: list[Row] = []
     best, best_epoch, best_weights, stopped = math.inf, 0, _copy_weights(model), "complete"
     try:
         for epoch in range(1, plan.epochs + 1):
-            start = time.perf_counter()
-            learning_rate = float(schedule.get_last_lr()[0])
-            minibatches = shuffled(split.train, plan.minibatch_size, generator)
-            train_terms = _descend(
-                model, cells, minibatches, optimiser, schedule, settings, epoch, describe
-            )
-            seconds = time.perf_counter() - start
-            held_out_terms = evaluate(model, watched, split.held_out, settings)
-            row: Row = {
-                "epoch": epoch,
-                "seconds": seconds,
-                "cells_per_second": len(split.train) / seconds,
-                "learning_rate": learning_rate,
-                **{f"train_{name}": value for name, value in train_terms.items()},
-                **{f"held_out_{name}": value for name, value in held_out_terms.items()},
-            }
+            row = descent.run_epoch(epoch)
             history.append(row)
-            watched_value = held_out_terms.get("objective", -epoch)
-            if watched_value < best:
-                best, best_epoch, best_weights = watched_value, epoch, _copy_weights(model)
+            value = row.get("held_out_objective", -math.inf)
+            if not math.isnan(value) and (value <= best or descent.ramp < 1.0):
+                best = value if descent.ramp == 1.0 else math.inf
+                best_epoch, best_weights = epoch, _copy_weights(model)
             on_epoch(row)
             if epoch - best_epoch >= settings.patience:
                 stopped = "early"
@@ -130,65 +108,129 @@ def train(
         if not history:
             raise
         stopped = "interrupted"
+    if not best_epoch:
+        raise TrainingError(
+            f"The objective of the {len(split.held_out)} held-out cells was no number in any of "
+            f"{len(history)} epochs. {describe(split.held_out)}"
+        )
     model.load_state_dict(best_weights)
     model.eval()
     return Training(history, best_epoch, stopped)
 
 
-def _descend(
-    model: Model,
-    cells: Cells,
-    minibatches: list[np.ndarray],
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    settings: Settings,
-    epoch: int,
-    describe: Callable[[np.ndarray], str],
-) -> Row:
-    """One pass over the training cells; the mean of each term over cells."""
-    model.train()
-    sums: dict[str, Tensor] = {}
-    for number, minibatch in enumerate(prefetched(minibatches, cells.read), 1):
-        terms = objective_terms(model(minibatch), minibatch, settings)
-        objective = terms["objective"]
-        if not torch.isfinite(objective):
-            bad = [name for name, term in terms.items() if not torch.isfinite(term)]
-            raise TrainingError(
-                f"The objective is {objective.item()} in epoch {epoch}, minibatch {number} "
-                f"({', '.join(bad)}). {describe(minibatch.rows)} "
-                "A smaller learning_rate often helps."
-            )
-        optimiser.zero_grad(set_to_none=True)
-        objective.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_norm)
-        optimiser.step()
-        schedule.step()
-        _add(sums, terms, minibatch)
-    return _means(sums, sum(map(len, minibatches)))
+class Descent:
+    """The state of gradient descent: optimiser, schedule and the cells met lately."""
+
+    def __init__(
+        self,
+        model: Model,
+        cells: Cells,
+        split: Split,
+        plan: Plan,
+        settings: Settings,
+        describe: Callable[[np.ndarray], str],
+    ) -> None:
+        self.model, self.cells, self.split, self.settings = model, cells, split, settings
+        self.describe, self.size = describe, plan.minibatch_size
+        self.generator = np.random.default_rng(settings.seed)
+        self.optimiser = torch.optim.Adam(
+            model.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        self.total_steps = plan.epochs * count_minibatches(len(split.train), plan.minibatch_size)
+        self.watched = _without_unseen_values(cells, split)
+        self.recent = nobody(settings.invariant_latents, cells.technical.shape[1])
+
+    @property
+    def ramp(self) -> float:
+        """How far the dependence counts by now, 0 to 1."""
+        start, end = RAMP
+        return min(1.0, max(0.0, (self.step / self.total_steps - start) / (end - start)))
+
+    def run_epoch(self, epoch: int) -> Row:
+        """Pass once over the training cells and look at the held-out ones."""
+        start = time.perf_counter()
+        learning_rate = self._set_learning_rate()
+        train_terms = self._descend(epoch)
+        seconds = time.perf_counter() - start
+        held_out_terms = self._watch()
+        return {
+            "epoch": epoch,
+            "seconds": seconds,
+            "cells_per_second": len(self.split.train) / seconds,
+            "learning_rate": learning_rate,
+            **{f"train_{name}": value for name, value in train_terms.items()},
+            **{f"held_out_{name}": value for name, value in held_out_terms.items()},
+        }
+
+    def _descend(self, epoch: int) -> Row:
+        self.model.train()
+        means = Means()
+        minibatches = shuffled(self.split.train, self.size, self.generator)
+        for number, minibatch in enumerate(prefetched(minibatches, self.cells.read), 1):
+            self._set_learning_rate()
+            terms, self.recent = objective_terms(self.model(minibatch), minibatch, self.recent)
+            objective = weigh(terms, self.settings, self.ramp)
+            if not torch.isfinite(objective):
+                self._refuse(objective, terms, f"epoch {epoch}, minibatch {number}", minibatch)
+            self.optimiser.zero_grad(set_to_none=True)
+            objective.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
+            self.optimiser.step()
+            self.step += 1
+            means.add({"objective": objective, **terms}, len(minibatch.rows))
+        return means.values()
+
+    @torch.no_grad()
+    def _watch(self) -> Row:
+        """Mean of each term over the held-out cells, with the same noise at every call."""
+        self.model.eval()
+        means = Means()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            for start in range(0, len(self.split.held_out), HELD_OUT_MINIBATCH):
+                rows = self.split.held_out[start : start + HELD_OUT_MINIBATCH]
+                minibatch = self.watched.read(rows)
+                terms, _ = objective_terms(self.model(minibatch), minibatch, self.recent)
+                means.add({"objective": weigh(terms, self.settings), **terms}, len(rows))
+        return means.values()
+
+    def _set_learning_rate(self) -> float:
+        share = _learning_rate_share(self.step / self.total_steps)
+        rate = self.settings.learning_rate * share
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _refuse(
+        self, objective: Tensor, terms: dict[str, Tensor], place: str, minibatch: Minibatch
+    ) -> None:
+        bad = [name for name, term in terms.items() if not torch.isfinite(term)]
+        raise TrainingError(
+            f"The objective is {objective.item()} in {place} ({', '.join(bad)}). "
+            f"{self.describe(minibatch.rows)} A smaller learning_rate often helps."
+        )
 
 
-@torch.no_grad()
-def evaluate(model: Model, cells: Cells, rows: np.ndarray, settings: Settings) -> Row:
-    """Mean of each term over some cells, with the same noise at every call."""
-    if not len(rows):
-        return {}
-    model.eval()
-    sums: dict[str, Tensor] = {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        for start in range(0, len(rows), HELD_OUT_MINIBATCH):
-            minibatch = cells.read(rows[start : start + HELD_OUT_MINIBATCH])
-            _add(sums, objective_terms(model(minibatch), minibatch, settings), minibatch)
-    return _means(sums, len(rows))
+class Means:
+    """Running means of named terms over cells."""
 
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.n_cells = 0
 
-def _add(sums: dict[str, Tensor], terms: dict[str, Tensor], minibatch: Minibatch) -> None:
-    for name, term in terms.items():
-        sums[name] = sums.get(name, torch.zeros(())) + term.detach() * len(minibatch.rows)
+    def add(self, terms: dict[str, Tensor], n_cells: int) -> None:
+        """Add the means over some cells."""
+        self.n_cells += n_cells
+        for name, term in terms.items():
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + term.detach() * n_cells
 
-
-def _means(sums: dict[str, Tensor], n_cells: int) -> Row:
-    return {name: value.item() / n_cells for name, value in sums.items()}
+    def values(self) -> Row:
+        """Mean of each term; nothing before the first cell."""
+        return {name: total.item() / self.n_cells for name, total in self.sums.items()}
 
 
 def _without_unseen_values(cells: Cells, split: Split) -> Cells:

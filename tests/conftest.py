@@ -1,0 +1,98 @@
+"""What every test shares: checked shapes, one thread, a small fitted atlas, the real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import install_import_hook
+
+# before anything imports the model: shapes are types, and tests check them
+install_import_hook(["invatlas.model", "invatlas.data.minibatch"], "beartype.beartype")
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+
+import invatlas as ia
+
+torch.set_num_threads(1)
+
+BIOLOGICAL = ["cell_type", "disease"]
+TECHNICAL = ["donor", "batch"]
+QUICK: dict[str, Any] = {
+    "epochs": 3,
+    "hidden": 16,
+    "minibatch_size": 128,
+    "invariant_latents": 5,
+    "spurious_latents": 3,
+    "genes": 0,
+    "seed": 1,
+}
+
+
+def quick_settings(**changes: Any) -> ia.Settings:
+    """Settings of a fit that takes a second; everything else has its default."""
+    return ia.Settings(**{**QUICK, **changes})
+
+
+def quick_fit(adata: AnnData, **changes: Any) -> ia.Atlas:
+    """Fit for a second; names of ``fit`` go to it, all others are settings."""
+    asked = {"biological": BIOLOGICAL, "technical": TECHNICAL}
+    asked |= {
+        name: changes.pop(name)
+        for name in ("biological", "technical", "layer", "genes")
+        if name in changes and not (name == "genes" and isinstance(changes[name], int))
+    }
+    return ia.fit(adata, **asked, settings=quick_settings(**changes))
+
+
+@pytest.fixture(scope="session")
+def settings() -> Callable[..., ia.Settings]:
+    """Make the settings of a quick fit."""
+    return quick_settings
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., ia.Atlas]:
+    """Fit for a second."""
+    return quick_fit
+
+
+@pytest.fixture(scope="session")
+def frozen_study() -> AnnData:
+    """A study that no test may change: counts are float32 CSR."""
+    return ia.simulate(
+        cells=600, genes=120, donors=6, batches=2, cell_types=3, diseases=2, truth=False, seed=5
+    )
+
+
+@pytest.fixture
+def study(frozen_study: AnnData) -> AnnData:
+    """A copy of the study, to be broken at will."""
+    return frozen_study.copy()
+
+
+@pytest.fixture(scope="session")
+def atlas(frozen_study: AnnData) -> ia.Atlas:
+    """An atlas of the study."""
+    return quick_fit(frozen_study)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real data; tests that need it skip where it is absent."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("INVATLAS_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data: INVATLAS_DATA names no folder (looked at {folder})")
+    return folder
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    """Random numbers, the same in every run."""
+    return np.random.default_rng(0)
