@@ -136,7 +136,7 @@ def write_atlas(atlas: Atlas, folder: Path) -> None:
             "biological": len(atlas.model.prior_invariant.combinations),
             "technical": len(atlas.model.prior_spurious.combinations),
         },
-        "median_library_size": atlas.model.encode_invariant.median_library_size.item(),
+        "median_library_size": atlas.model.encode.median_library_size.item(),
         "record": atlas.record,
         "genes": list(atlas.genes),
         "gene_shares": atlas.gene_shares.tolist(),

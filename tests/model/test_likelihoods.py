@@ -86,11 +86,10 @@ def test_log_prob_passes_gradcheck(likelihood: torch.nn.Module) -> None:
     assert torch.autograd.gradcheck(lambda a: likelihood(a, size).log_prob(counts), (logits,))
 
 
-def test_draws_have_the_mean_and_put_log_prob_on_top(likelihood: torch.nn.Module) -> None:
+def test_draws_have_the_mean(likelihood: torch.nn.Module) -> None:
     torch.manual_seed(0)
-    x = draw_counts(1)
     size = torch.full((4000,), 30.0, dtype=torch.float64)
-    logits = draw_logits(x).expand(4000, 7)
+    logits = draw_logits(np.zeros((1, 7))).expand(4000, 7)
     distribution = likelihood(logits, size)
     drawn = distribution.sample()
     assert drawn.shape == distribution.mean.shape == (4000, 7)

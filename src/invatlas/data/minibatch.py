@@ -33,8 +33,9 @@ class SparseCounts:
         Row and column of every nonzero, shape (nonzero,).
     cell_starts
         Where each cell begins in ``values``, shape (cell,).
-    by_gene
-        Permutation that puts the nonzeros in the order of genes, shape (nonzero,).
+    by_gene, cells_by_gene
+        Permutation that puts the nonzeros in the order of genes, and ``cells`` in that order,
+        each (nonzero,).
     gene_starts
         Where each gene begins in ``values[by_gene]``, shape (gene,).
     """
@@ -44,6 +45,7 @@ class SparseCounts:
     genes: Int[Tensor, " nonzero"]
     cell_starts: Int[Tensor, " cell"]
     by_gene: Int[Tensor, " nonzero"]
+    cells_by_gene: Int[Tensor, " nonzero"]
     gene_starts: Int[Tensor, " gene"]
 
     @property
@@ -73,6 +75,7 @@ class SparseCounts:
             genes=integers(matrix.indices),
             cell_starts=integers(matrix.indptr[:-1]),
             by_gene=integers(transposed.data),
+            cells_by_gene=integers(transposed.indices),
             gene_starts=integers(transposed.indptr[:-1]),
         )
 

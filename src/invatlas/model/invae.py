@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from invatlas.data.minibatch import Minibatch, SparseCounts
+from invatlas.data.minibatch import Minibatch
 from invatlas.model.likelihoods import LIKELIHOODS, CountDistribution
 from invatlas.model.networks import Decoder, Encoder
 from invatlas.model.priors import (
@@ -76,9 +76,14 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         s = settings
-        widths = (s.hidden, s.layers, s.dropout, median_library_size)
-        self.encode_invariant = Encoder(n_genes, s.invariant_latents, *widths)
-        self.encode_spurious = Encoder(n_genes, s.spurious_latents, *widths)
+        self.encode = Encoder(
+            n_genes,
+            {"invariant": s.invariant_latents, "spurious": s.spurious_latents},
+            s.hidden,
+            s.layers,
+            s.dropout,
+            median_library_size,
+        )
         prior = PRIORS[s.prior]
         self.prior_invariant = prior(
             biological.sizes,
@@ -106,28 +111,16 @@ class Model(nn.Module):
 
     def forward(self, minibatch: Minibatch) -> Explanation:
         """Explain a minibatch."""
-        counts, library_size = minibatch.counts, minibatch.library_size
-        invariant = _view(
-            self.encode_invariant(counts, library_size), self.prior_invariant, minibatch.biological
-        )
-        spurious = _view(
-            self.encode_spurious(counts, library_size), self.prior_spurious, minibatch.technical
-        )
+        posterior = self.encode(minibatch.counts, minibatch.library_size)
+        invariant = _view(posterior["invariant"], self.prior_invariant, minibatch.biological)
+        spurious = _view(posterior["spurious"], self.prior_spurious, minibatch.technical)
         logits = self.decode(torch.cat([invariant.sample, spurious.sample], 1), minibatch.technical)
         return Explanation(
             invariant,
             spurious,
-            self.likelihood(logits, library_size),
+            self.likelihood(logits, minibatch.library_size),
             self.prior_invariant.shrinkage() + self.prior_spurious.shrinkage(),
         )
-
-    def latents(
-        self, counts: SparseCounts, library_size: Float[Tensor, " cell"], which: str
-    ) -> DiagonalGaussian:
-        """Posterior of one set of latents, from counts alone."""
-        encode = {"invariant": self.encode_invariant, "spurious": self.encode_spurious}[which]
-        posterior: DiagonalGaussian = encode(counts, library_size)
-        return posterior
 
 
 def _view(posterior: DiagonalGaussian, prior: nn.Module, codes: Tensor) -> LatentView:

@@ -49,7 +49,7 @@ class _SparseLinear(torch.autograd.Function):
         (values,) = ctx.saved_tensors
         counts: SparseCounts = ctx.counts
         weight_gradient = embedding_bag(
-            counts.cells[counts.by_gene],
+            counts.cells_by_gene,
             gradient.contiguous(),
             counts.gene_starts,
             mode="sum",
@@ -80,28 +80,30 @@ class _NegativeBinomial(torch.autograd.Function):
         place = cells * counts.n_genes + genes
         theta = log_theta.exp()
         mu = torch.softmax(logits, 1).mul_(library_size[:, None])
-        log1p_ratio = (mu / theta).log1p_()
+        ratio = mu / theta
+        log1p_ratio = ratio.log1p()
         x_mu, x_theta = mu.view(-1)[place], theta[genes]
         tiny = torch.finfo(mu.dtype).tiny
         terms = x * ((x_theta + x_mu).log() - x_mu.clamp_min(tiny).log())
-        terms -= torch.lgamma(x + x_theta) - torch.lgamma(x_theta) - torch.lgamma(x + 1)
+        terms -= torch.lgamma(x + x_theta) - torch.lgamma(theta)[genes] - torch.lgamma(x + 1)
         nll = (log1p_ratio @ theta).index_add_(0, cells, terms)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(mu, log1p_ratio, theta, library_size, place)
+            ctx.save_for_backward(mu, ratio, log1p_ratio, theta, library_size, place)
             ctx.counts = counts
         return nll
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
-        mu, log1p_ratio, theta, library_size, place = ctx.saved_tensors
+        mu, ratio, log1p_ratio, theta, library_size, place = ctx.saved_tensors
         counts: SparseCounts = ctx.counts
         x, cells, genes = counts.values, counts.cells, counts.genes
         x_mu, x_theta = mu.view(-1)[place], theta[genes]
-        h = mu * theta / (mu + theta)
+        h = (ratio + 1).reciprocal_().mul_(mu)
         log_theta_gradient = None
         if ctx.needs_input_grad[2]:
-            x_terms = x / (x_theta + x_mu) - torch.digamma(x + x_theta) + torch.digamma(x_theta)
+            x_terms = x / (x_theta + x_mu) - torch.digamma(x + x_theta)
+            x_terms += torch.digamma(theta)[genes]
             per_gene = (gradient @ log1p_ratio).index_add_(0, genes, gradient[cells] * x_terms)
             log_theta_gradient = theta * per_gene - gradient @ h
         h.view(-1).index_add_(0, place, x * x_mu / (x_theta + x_mu) - x)

@@ -34,15 +34,27 @@ class Hidden(nn.Module):
         return activated
 
 
+def stack(hidden: int, layers: int, dropout: float) -> nn.Sequential:
+    """Hidden layers that begin where a linear map ended."""
+    parts: list[nn.Module] = [Hidden(hidden, dropout)]
+    for _ in range(layers - 1):
+        parts += [nn.Linear(hidden, hidden), Hidden(hidden, dropout)]
+    return nn.Sequential(*parts)
+
+
 class Encoder(nn.Module):
-    """Posterior of one set of latents given the counts of a cell."""
+    """Posterior of both sets of latents given the counts of a cell.
+
+    The two encoders share nothing but the pass over the nonzeros: the columns of ``first``
+    are split between them.
+    """
 
     median_library_size: Tensor
 
     def __init__(
         self,
         n_genes: int,
-        n_latents: int,
+        n_latents: dict[str, int],
         hidden: int,
         layers: int,
         dropout: float,
@@ -50,23 +62,40 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("median_library_size", torch.tensor(median_library_size))
-        self.first = nn.Parameter(torch.empty(n_genes, hidden))
-        nn.init.uniform_(self.first, -1 / math.sqrt(n_genes), 1 / math.sqrt(n_genes))
-        self.first_hidden = Hidden(hidden, dropout)
-        rest: list[nn.Module] = []
-        for _ in range(layers - 1):
-            rest += [nn.Linear(hidden, hidden), Hidden(hidden, dropout)]
-        self.rest = nn.Sequential(*rest)
-        self.mean = nn.Linear(hidden, n_latents)
-        self.log_variance = nn.Linear(hidden, n_latents)
+        self.hidden = hidden
+        bound = 1 / math.sqrt(n_genes)
+        self.first = nn.Parameter(
+            torch.empty(n_genes, hidden * len(n_latents)).uniform_(-bound, bound)
+        )
+        self.heads = nn.ModuleDict(
+            {which: Head(n, hidden, layers, dropout) for which, n in n_latents.items()}
+        )
 
     def forward(
         self, counts: SparseCounts, library_size: Float[Tensor, " cell"]
-    ) -> DiagonalGaussian:
-        """Posterior of the latents of each cell."""
+    ) -> dict[str, DiagonalGaussian]:
+        """Posterior of each set of latents of each cell, by the name of the set."""
         scale = self.median_library_size / library_size
         u = torch.log1p(counts.values * scale[counts.cells])
-        h = self.rest(self.first_hidden(sparse_linear(u, self.first, counts)))
+        y = sparse_linear(u, self.first, counts)
+        return {
+            which: head(part)
+            for (which, head), part in zip(self.heads.items(), y.split(self.hidden, 1), strict=True)
+        }
+
+
+class Head(nn.Module):
+    """What follows the first linear map in one encoder."""
+
+    def __init__(self, n_latents: int, hidden: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = stack(hidden, layers, dropout)
+        self.mean = nn.Linear(hidden, n_latents)
+        self.log_variance = nn.Linear(hidden, n_latents)
+
+    def forward(self, y: Float[Tensor, "cell hidden"]) -> DiagonalGaussian:
+        """Posterior of one set of latents."""
+        h = self.layers(y)
         return DiagonalGaussian(self.mean(h), self.log_variance(h).clamp(-10.0, 4.0))
 
 
@@ -92,11 +121,7 @@ class Decoder(nn.Module):
         self.forget = forget
         self.first = nn.Linear(n_latents, hidden)
         self.technical = nn.ParameterList(torch.zeros(size, hidden) for size in technical_sizes)
-        self.first_hidden = Hidden(hidden, dropout)
-        rest: list[nn.Module] = []
-        for _ in range(layers - 1):
-            rest += [nn.Linear(hidden, hidden), Hidden(hidden, dropout)]
-        self.rest = nn.Sequential(*rest)
+        self.layers = stack(hidden, layers, dropout)
         self.logits = nn.Linear(hidden, n_genes)
 
     def forward(
@@ -112,5 +137,5 @@ class Decoder(nn.Module):
             if self.training:
                 known = known & (torch.rand(code.shape, device=code.device) >= self.forget)
             y = y + embedding[code.clamp_min(0)] * known[:, None]
-        logits: Tensor = self.logits(self.rest(self.first_hidden(y)))
+        logits: Tensor = self.logits(self.layers(y))
         return logits

@@ -54,7 +54,7 @@ def embed(
     if which not in LATENTS:
         raise SettingsError(f"which is {which!r}; it takes {' or '.join(LATENTS)}.")
     source, _ = match_counts(atlas, adata, layer, minimum_overlap)
-    return embed_counts(atlas, source, which)
+    return embed_counts(atlas, source)[which]
 
 
 def match_counts(
@@ -74,12 +74,13 @@ def match_counts(
 
 
 @torch.inference_mode()
-def embed_counts(atlas: Atlas, source: CountSource, which: str) -> np.ndarray:
-    """Posterior means (cell, latent) of counts that are already in the atlas's genes."""
-    chunks = []
+def embed_counts(atlas: Atlas, source: CountSource) -> dict[str, np.ndarray]:
+    """Posterior means (cell, latent) of both sets, of counts in the atlas's genes."""
+    chunks: dict[str, list[np.ndarray]] = {which: [] for which in LATENTS}
     for start in range(0, source.n_cells, CHUNK):
         rows = slice(start, start + CHUNK)
         counts = SparseCounts.from_csr(source.matrix[rows])
         library_size = torch.from_numpy(source.library_size[rows])
-        chunks.append(atlas.model.latents(counts, library_size, which).mean.numpy())
-    return np.concatenate(chunks)
+        for which, posterior in atlas.model.encode(counts, library_size).items():
+            chunks[which].append(posterior.mean.numpy())
+    return {which: np.concatenate(pieces) for which, pieces in chunks.items()}

@@ -61,8 +61,7 @@ def map_cells(
     """
     source, overlap = match_counts(atlas, adata, layer, minimum_overlap)
     cells = AnnData(obs=pd.DataFrame(adata.obs).copy())
-    for which in ("invariant", "spurious"):
-        latents = embed_counts(atlas, source, which)
+    for which, latents in embed_counts(atlas, source).items():
         cells.obsm[f"X_{which}"] = latents
         if layout:
             cells.obsm[f"X_{which}_umap"] = lay_out(latents, atlas.settings.seed)

@@ -1,0 +1,210 @@
+"""The terms of the objective against brute force over combinations and Monte Carlo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from torch.distributions import Normal, kl_divergence
+
+import invatlas as ia
+from invatlas.data.minibatch import Minibatch, SparseCounts
+from invatlas.model.independence import nobody
+from invatlas.model.invae import CovariateTable, LatentView, Model
+from invatlas.model.objective import call_log_probabilities, divergence, objective_terms, weigh
+from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
+
+EVERY_PART = list(product([False, True], repeat=3))[1:]
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def view() -> LatentView:
+    """Seven cells, each allowed another set of three combinations."""
+    weight = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    prior = ConditionalGaussians(draw(3, 2, seed=1), 0.5 * draw(3, 2, seed=2), weight.log())
+    posterior = DiagonalGaussian(draw(7, 2, seed=3), draw(7, 2, seed=4) - 1)
+    return LatentView(posterior, posterior.mean, prior, torch.tensor(EVERY_PART))
+
+
+def test_divergence_equals_brute_force(view: LatentView) -> None:
+    q = Normal(view.posterior.mean[:, None], view.posterior.variance[:, None].sqrt())
+    p = Normal(view.prior.mean, (0.5 * view.prior.log_variance).exp())
+    kl, weight = kl_divergence(q, p).sum(2), view.prior.log_weight.exp()
+    expected = []
+    for i, part in enumerate(EVERY_PART):
+        share = {d: weight[d] / weight[list(part)].sum() for d in range(3) if part[d]}
+        expected.append(-sum(w * (-kl[i, d]).exp() for d, w in share.items()).log())
+    torch.testing.assert_close(divergence(view), torch.stack(expected))
+
+
+def test_divergence_of_a_labelled_cell_is_the_plain_one(view: LatentView) -> None:
+    single = [i for i, part in enumerate(EVERY_PART) if sum(part) == 1]
+    plain = view.prior.divergence(view.posterior)
+    for i in single:
+        torch.testing.assert_close(divergence(view)[i], plain[i, EVERY_PART[i].index(True)])
+
+
+def test_divergence_bounds_that_from_the_mixture(view: LatentView) -> None:
+    n = 100_000
+    for i, part in enumerate(EVERY_PART):
+        keep = torch.tensor(part)
+        q = Normal(view.posterior.mean[i], view.posterior.variance[i].sqrt())
+        z = q.mean + draw(n, 2, seed=9) * q.stddev
+        log_share = view.prior.log_weight[keep] - view.prior.log_weight[keep].logsumexp(0)
+        mixture = (view.prior.log_prob(z)[:, keep] + log_share).logsumexp(1)
+        samples = q.log_prob(z).sum(1) - mixture
+        assert float(divergence(view)[i]) > float(samples.mean() - 4 * samples.std() / n**0.5)
+
+
+def test_calls_are_bayes_rule(view: LatentView) -> None:
+    joint = view.prior.log_evidence(view.posterior).exp() * view.prior.log_weight.exp()
+    expected = joint / joint.sum(1, keepdim=True)
+    torch.testing.assert_close(call_log_probabilities(view).exp(), expected)
+
+
+def make_model(settings: Callable[..., ia.Settings], **changes: object) -> Model:
+    torch.manual_seed(0)
+    tables = [
+        CovariateTable(
+            sizes, torch.tensor(list(product(*map(range, sizes)))), torch.full((n,), 1 / n)
+        )
+        for sizes, n in (([3, 2], 6), ([4], 4))
+    ]
+    return Model(20, *tables, 30.0, settings(**changes))
+
+
+def make_minibatch(biological: torch.Tensor, technical: torch.Tensor) -> Minibatch:
+    n = len(biological)
+    x = sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (n, 20)).astype(np.float32))
+    size = torch.from_numpy(np.maximum(np.asarray(x.sum(1)).ravel(), 1).astype(np.float32))
+    return Minibatch(np.arange(n), SparseCounts.from_csr(x), size, biological, technical)
+
+
+def some_codes(n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(2)
+    biological = torch.stack([torch.randint(k, (n,), generator=g) for k in (3, 2)], 1)
+    return biological, torch.randint(4, (n, 1), generator=g)
+
+
+def find_terms(
+    model: Model, minibatch: Minibatch, settings: ia.Settings
+) -> dict[str, torch.Tensor]:
+    """Every term with equal noise, and their weighted sum; these cells are remembered too."""
+    torch.manual_seed(4)
+    explanation = model(minibatch)
+    nothing = nobody(settings.invariant_latents, minibatch.technical.shape[1])
+    _, recent = objective_terms(explanation, minibatch, nothing)
+    terms, _ = objective_terms(explanation, minibatch, recent)
+    return {"objective": weigh(terms, settings), **terms}
+
+
+def test_terms_have_names_and_are_numbers(settings: Callable[..., ia.Settings]) -> None:
+    terms = find_terms(make_model(settings), make_minibatch(*some_codes()), settings())
+    assert {
+        "objective",
+        "reconstruction",
+        "invariant_divergence",
+        "spurious_divergence",
+        "classification",
+        "dependence",
+    } <= set(terms)
+    assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+
+
+WEIGHTS = {
+    "classification_weight": ["classification"],
+    "dependence_weight": ["dependence"],
+    "divergence_weight": ["invariant_divergence", "spurious_divergence"],
+}
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_a_weight_moves_the_objective_by_its_terms(
+    settings: Callable[..., ia.Settings], weight: str
+) -> None:
+    model, minibatch = make_model(settings).eval(), make_minibatch(*some_codes(80))
+    none, two = (find_terms(model, minibatch, settings(**{weight: w})) for w in (0.0, 2.0))
+    expected = 2 * sum(none[name] for name in WEIGHTS[weight])
+    assert abs(float(expected.detach())) > 1e-4
+    torch.testing.assert_close(two["objective"] - none["objective"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_reconstruction_is_the_mean_over_cells(settings: Callable[..., ia.Settings]) -> None:
+    model, minibatch = make_model(settings).eval(), make_minibatch(*some_codes())
+    found = find_terms(model, minibatch, settings())["reconstruction"]
+    torch.manual_seed(4)
+    torch.testing.assert_close(found, -model(minibatch).counts.log_prob(minibatch.counts).mean())
+
+
+def test_cells_without_labels_pay_nothing_for_classification(
+    settings: Callable[..., ia.Settings],
+) -> None:
+    biological, technical = some_codes()
+    model = make_model(settings)
+    found = []
+    for codes in (
+        torch.full_like(biological, -1),
+        torch.stack([biological[:, 0], -torch.ones(40).long()], 1),
+        biological,
+    ):
+        terms = find_terms(model, make_minibatch(codes, technical), settings())
+        found.append(float(terms["classification"].detach()))
+    assert found[0] == pytest.approx(0.0, abs=1e-5)
+    assert 0 < found[1] < found[2], "a cell with one of two labels pays for that one alone"
+
+
+def test_every_parameter_learns_in_the_end(settings: Callable[..., ia.Settings]) -> None:
+    biological, technical = some_codes(64)
+    biological[:8, 1], technical[8:12] = -1, -1
+    minibatch = make_minibatch(biological, technical)
+    model = make_model(settings, technical_in_decoder=True)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for _ in range(3):
+        optimiser.zero_grad()
+        find_terms(model, minibatch, settings())["objective"].backward()
+        optimiser.step()
+    still = [n for n, p in model.named_parameters() if torch.equal(p, before[n]) and p.numel()]
+    assert still == []
+
+
+@pytest.mark.parametrize("spurious", [0, 3])
+@pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson", "gaussian"])
+def test_every_likelihood_trains_with_and_without_spurious_latents(
+    settings: Callable[..., ia.Settings], likelihood: str, spurious: int
+) -> None:
+    changes = {"likelihood": likelihood, "spurious_latents": spurious}
+    model, minibatch = make_model(settings, **changes), make_minibatch(*some_codes())
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    values = []
+    for _ in range(30):
+        optimiser.zero_grad()
+        objective = find_terms(model, minibatch, settings(**changes))["objective"]
+        objective.backward()
+        optimiser.step()
+        values.append(float(objective.detach()))
+    assert np.isfinite(values).all() and np.mean(values[-3:]) < np.mean(values[:3])
+
+
+def test_calls_of_labelled_cells_come_to_agree_with_their_labels(
+    settings: Callable[..., ia.Settings],
+) -> None:
+    """The prior is the classifier: minding its cross entropy alone must make it one."""
+    biological, technical = some_codes(30)
+    model, minibatch = make_model(settings).eval(), make_minibatch(biological, technical)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(150):
+        optimiser.zero_grad()
+        find_terms(model, minibatch, settings())["classification"].backward()
+        optimiser.step()
+    view = model(minibatch).invariant
+    called = model.prior_invariant.combinations[call_log_probabilities(view).argmax(1)]
+    assert (called == biological).all(1).float().mean() > 0.9
