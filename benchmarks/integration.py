@@ -11,6 +11,7 @@ Run ``python benchmarks/integration.py --help``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import time
@@ -133,13 +134,12 @@ def score(
     try:
         values = _run_benchmarker(adata, list(METRICS))
     except Exception:  # one metric failed: find which, keep the others
-        values = pd.Series(dtype=float)
+        values = pd.Series(np.nan, index=list(METRICS))
         for name in METRICS:
-            try:
+            with contextlib.suppress(Exception):
                 values[name] = _run_benchmarker(adata, [name])[name]
-            except Exception as error:
-                warnings.warn(f"scIB metric {name} left out (NaN): {error}", stacklevel=2)
-                values[name] = np.nan
+    if absent := list(values.index[values.isna()]):
+        warnings.warn(f"left out, not computable on these cells: {absent}", stacklevel=2)
     values["bio"] = values[BIOLOGICAL].mean()
     values["batch"] = values[BATCH].mean()
     values["total"] = 0.6 * values["bio"] + 0.4 * values["batch"]
@@ -161,8 +161,8 @@ def _run_benchmarker(adata: anndata.AnnData, names: list[str]) -> pd.Series:
             batch_key="batch",
             label_key="label",
             embedding_obsm_keys=["latent"],
-            bio_conservation_metrics=BioConservation(**bio),
-            batch_correction_metrics=BatchCorrection(**batch),
+            bio_conservation_metrics=BioConservation(**bio) if any(bio.values()) else None,
+            batch_correction_metrics=BatchCorrection(**batch) if any(batch.values()) else None,
             pre_integrated_embedding_obsm_key="counts_pca",
             progress_bar=False,
         )

@@ -3,12 +3,14 @@
     reconstruction         - E_q log p(x | z_I, z_S)
     invariant_divergence   - log sum_{d in A} p(d | A) exp(-KL(q(z_I | x) || p(z_I | d)))
     spurious_divergence    the same for z_S and e
-    classification         - log sum_{d in A} p(d | x),  p(d | x) ~ p(d) E_q p(z_I | d)
+    classification         - w log sum_{d in A} p(d | x),  p(d | x) ~ p(d) E_q p(z_I | d)
     dependence             of z_I on e given d (see independence.py)
     shrinkage              squared interaction of the priors
 
 A holds the combinations that agree with the values a cell has; a cell without any value
-has them all, and its classification term is zero by itself.
+has them all, and its classification term is zero by itself. w is the mean of p(d)^(-1/2)
+over what the cell may be, scaled to mean 1 over the labelled cells of the minibatch: half
+way, on a log scale, between counting cells and counting classes.
 """
 
 from __future__ import annotations
@@ -37,6 +39,15 @@ def call_log_probabilities(view: LatentView) -> Float[Tensor, "cell combination"
     return torch.log_softmax(logits, 1)
 
 
+def classification(view: LatentView, calls: Float[Tensor, "cell combination"]) -> Float[Tensor, ""]:
+    """Class-balanced cross entropy of the prior's posterior, over the labelled cells."""
+    among_allowed = torch.softmax(calls.detach().masked_fill(~view.allowed, -torch.inf), 1)
+    labelled = ~view.allowed.all(1)
+    balance = among_allowed @ (-0.5 * view.prior.log_weight).exp() * labelled
+    balance = balance * labelled.sum() / balance.sum().clamp_min(1e-12)
+    return -(summed_out(calls, view.allowed) * balance).mean()
+
+
 def objective_terms(
     explanation: Explanation, minibatch: Minibatch, recent: RecentCells
 ) -> tuple[dict[str, Float[Tensor, ""]], RecentCells]:
@@ -49,7 +60,7 @@ def objective_terms(
         "reconstruction": -explanation.counts.log_prob(minibatch.counts).mean(),
         "invariant_divergence": divergence(invariant).mean(),
         "spurious_divergence": divergence(explanation.spurious).mean(),
-        "classification": -summed_out(calls, invariant.allowed).mean(),
+        "classification": classification(invariant, calls),
         "dependence": dependence(*cells, recent),
         "shrinkage": explanation.shrinkage,
     }

@@ -178,7 +178,13 @@ class Descent:
                 self._refuse(objective, terms, f"epoch {epoch}, minibatch {number}", minibatch)
             self.optimiser.zero_grad(set_to_none=True)
             objective.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_norm)
+            norm = torch.nn.utils.clip_grad_norm_(
+                self.model.parameters(), self.settings.gradient_norm
+            )
+            if not torch.isfinite(norm):
+                self._refuse(
+                    norm, {"gradient": norm}, f"epoch {epoch}, minibatch {number}", minibatch
+                )
             self.optimiser.step()
             self.step += 1
             means.add({"objective": objective, **terms}, len(minibatch.rows))
@@ -206,11 +212,11 @@ class Descent:
         return rate
 
     def _refuse(
-        self, objective: Tensor, terms: dict[str, Tensor], place: str, minibatch: Minibatch
+        self, value: Tensor, terms: dict[str, Tensor], place: str, minibatch: Minibatch
     ) -> None:
         bad = [name for name, term in terms.items() if not torch.isfinite(term)]
         raise TrainingError(
-            f"The objective is {objective.item()} in {place} ({', '.join(bad)}). "
+            f"The objective is {value.item()} in {place} ({', '.join(bad)}). "
             f"{self.describe(minibatch.rows)} A smaller learning_rate often helps."
         )
 

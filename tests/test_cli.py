@@ -1,0 +1,401 @@
+"""The command line, as a shell would call it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from anndata import AnnData
+from typer.testing import CliRunner, Result
+
+import invatlas as ia
+from invatlas.cli import app
+
+QUICK = (
+    "--set hidden=16 --set invariant_latents=2 --set spurious_latents=2 --epochs 2 --genes 0"
+).split()
+COLUMNS = "--biological cell_type --biological disease --technical donor".split()
+
+
+def call(*arguments: object, status: int = 0) -> str:
+    result: Result = CliRunner().invoke(app, list(map(str, arguments)))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise AssertionError(f"traceback for {arguments}") from result.exception
+    assert result.exit_code == status, result.output
+    return " ".join(result.output.split())
+
+
+def refuse(*arguments: object) -> str:
+    """Call in vain; exactly one line says why."""
+    said = call(*arguments, status=1)
+    assert said.count("Error:") == 1
+    return said
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row.pop("seconds"), row.pop("cells_per_second")
+    return rows
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory, frozen_study: AnnData) -> Path:
+    file = tmp_path_factory.mktemp("cells") / "study.h5ad"
+    frozen_study[:300].copy().write_h5ad(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory, cells: Path) -> Path:
+    folder = tmp_path_factory.mktemp("fitted") / "atlas"
+    said = call("fit", cells, *COLUMNS, "--output", folder, *QUICK)
+    assert "Fitted 300 cells x 120 genes" in said and "2 epochs" in said
+    return folder
+
+
+def test_fit_writes_the_five_files(fitted: Path, cells: Path) -> None:
+    assert sorted(file.name for file in fitted.iterdir()) == [
+        "atlas.json",
+        "history.csv",
+        "latents.h5ad",
+        "model.safetensors",
+        "report.html",
+    ]
+    latents = ad.read_h5ad(fitted / "latents.h5ad")
+    assert latents.X is None and not latents.layers and latents.n_vars == 0
+    assert {"X_invariant", "X_spurious"} <= set(latents.obsm)
+    study = ad.read_h5ad(cells)
+    assert list(latents.obs_names) == list(study.obs_names)
+    assert list(latents.obs.columns) == list(study.obs.columns)
+    assert np.array_equal(latents.obsm["X_invariant"], ia.embed(ia.load(fitted), study))
+    assert "<html" in (fitted / "report.html").read_text(encoding="utf-8")[:500].lower()
+    assert len(history(fitted)) == 2
+
+
+def test_info_says_what_an_atlas_holds(fitted: Path) -> None:
+    said = call("info", fitted)
+    for word in ("300", "120", "cell_type", "disease_1", "healthy", "donor_01", "2 epochs"):
+        assert word in said, word
+
+
+def test_map_adds_latents_to_cells_without_labels(
+    fitted: Path, cells: Path, tmp_path: Path
+) -> None:
+    study = ad.read_h5ad(cells)
+    query = AnnData(study.X[:50], var=study.var[[]])[:, ::-1].copy()
+    query.write_h5ad(tmp_path / "query.h5ad")
+    said = call("map", fitted, tmp_path / "query.h5ad", "--output", tmp_path / "mapped.h5ad")
+    assert "All 120 genes of the atlas are in the query" in said
+    mapped = ad.read_h5ad(tmp_path / "mapped.h5ad")
+    assert mapped.shape == (50, 120) and mapped.X.sum() == query.X.sum()
+    expected = ia.embed(ia.load(fitted), study)[:50]
+    np.testing.assert_allclose(mapped.obsm["X_invariant"], expected, rtol=1e-4, atol=1e-5)
+    assert mapped.obsm["X_spurious"].shape == (50, 2)
+
+
+def test_map_accounts_for_missing_genes_and_refuses_too_few(
+    fitted: Path, cells: Path, tmp_path: Path
+) -> None:
+    study, atlas = ad.read_h5ad(cells), ia.load(fitted)
+    order = np.argsort(-atlas.gene_shares)
+    names = np.array(atlas.genes)[order]
+    study[:, names[5:]].copy().write_h5ad(tmp_path / "some.h5ad")
+    said = call("map", fitted, tmp_path / "some.h5ad", "-o", tmp_path / "mapped.h5ad")
+    assert "5 of 120 genes" in said and names[0] in said and "%" in said
+    study[:, names[60:]].copy().write_h5ad(tmp_path / "few.h5ad")
+    query, output = tmp_path / "few.h5ad", tmp_path / "no.h5ad"
+    assert "Only 60 of 120 genes" in refuse("map", fitted, query, "-o", output)
+    assert not output.exists()
+    call("map", fitted, query, "-o", output, "--minimum-overlap", "0.01")
+
+
+def test_simulate_writes_a_study_and_the_same_one_for_one_seed(tmp_path: Path) -> None:
+    small = ("--cells", 150, "--genes", 40, "--donors", 6)
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        call("simulate", tmp_path / f"{name}.h5ad", *small, "--seed", seed)
+    a, b, c = (ad.read_h5ad(tmp_path / f"{name}.h5ad") for name in "abc")
+    assert a.shape == (150, 40) and a.obs["donor"].nunique() == 6
+    assert (a.X != b.X).nnz == 0 and (a.X != c.X).nnz > 0
+    assert "z_invariant_true" in a.obsm and "differential_genes" in a.uns
+
+
+def test_a_run_is_repeated_from_its_card(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    call("fit", cells, "--config", fitted / "atlas.json", "--output", tmp_path / "again")
+    assert history(tmp_path / "again") == history(fitted)
+    again, first = ia.load(tmp_path / "again"), ia.load(fitted)
+    assert (again.settings, again.genes, again.schema) == (
+        first.settings,
+        first.genes,
+        first.schema,
+    )
+    call("fit", cells, "--config", fitted / "atlas.json", "-o", tmp_path / "other", "--seed", 5)
+    assert history(tmp_path / "other") != history(fitted)
+
+
+def test_a_run_with_its_own_genes_is_repeated_from_its_card(
+    cells: Path, tmp_path: Path
+) -> None:
+    wanted = [f"gene_{i:04d}" for i in (90, 7, 33, 52, 18, 2, 61)]
+    (tmp_path / "genes.txt").write_text("\n".join(wanted) + "\n\n")
+    flags = ("--genes-file", tmp_path / "genes.txt")
+    call("fit", cells, *COLUMNS, "-o", tmp_path / "one", *QUICK, *flags)
+    (tmp_path / "genes.txt").unlink()
+    call("fit", cells, "--config", tmp_path / "one" / "atlas.json", "-o", tmp_path / "two")
+    assert ia.load(tmp_path / "two").genes == ia.load(tmp_path / "one").genes == tuple(wanted)
+    assert history(tmp_path / "two") == history(tmp_path / "one")
+
+
+def test_a_toml_file_takes_every_setting_and_flags_win(cells: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(
+        'biological = ["cell_type"]\ntechnical = ["batch"]\nhidden = 8\nepochs = 3\nseed = 4\n'
+        "invariant_latents = 2\nspurious_latents = 1\ngenes = 0\ndependence_weight = 3\n"
+        'likelihood = "poisson"\ntechnical_in_decoder = false\n'
+    )
+    flags = ("--epochs", 1, "--likelihood", "gaussian", "--technical", "donor")
+    call("fit", cells, "--config", config, "-o", tmp_path / "atlas", *flags)
+    atlas = ia.load(tmp_path / "atlas")
+    found = atlas.settings
+    assert (found.epochs, found.likelihood) == (1, "gaussian")
+    assert (found.hidden, found.seed, found.dependence_weight) == (8, 4, 3.0)
+    assert found.technical_in_decoder is False
+    assert [c.name for c in atlas.schema.covariates] == ["cell_type", "donor"]
+
+
+WRONG_CONFIG = {
+    "an unknown setting": ("batch_size = 3", "Unknown setting batch_size"),
+    "a wrong type": ('hidden = "many"', "hidden is 'many' (str); it takes int"),
+    "a table": ("[settings]\nhidden = 3", "settings"),
+    "no TOML": ("hidden = = 3", "no TOML file"),
+    "columns as text": ('biological = "cell_type"', "list"),
+    "columns as a number": ("biological = 3", "biological"),
+    "a column as a number": ("biological = [3]", "biological"),
+    "a layer as a number": ('biological = ["cell_type"]\nlayer = 3', "layer"),
+    "genes_file as a number": ('biological = ["cell_type"]\ngenes_file = 3', "genes"),
+    "an infinity": ("learning_rate = inf", "learning_rate is inf"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_CONFIG.values(), ids=WRONG_CONFIG)
+def test_a_wrong_config_is_refused(
+    cells: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    said = refuse("fit", cells, "--config", tmp_path / "run.toml", "-o", tmp_path / "atlas")
+    assert message in said
+    assert not (tmp_path / "atlas").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"run": 3}', '{"run": {"settings": 3}}', '{"run": {}}', "null"]
+)
+def test_a_card_that_is_none_is_refused_as_config(cells: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "atlas.json").write_text(text)
+    said = refuse("fit", cells, "--config", tmp_path / "atlas.json", "-o", tmp_path / "atlas")
+    assert "atlas.json" in said
+
+
+def test_files_that_are_absent_or_no_h5ad_are_refused(
+    cells: Path, fitted: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.h5ad").write_text("once upon a time")
+    (tmp_path / "folder.json").mkdir()
+    out, nowhere, text = tmp_path / "out", tmp_path / "nowhere.h5ad", tmp_path / "text.h5ad"
+    assert "no file" in refuse("fit", nowhere, *COLUMNS, "-o", out)
+    assert "cannot be read as h5ad" in refuse("fit", text, *COLUMNS, "-o", out)
+    assert "cannot be read as h5ad" in refuse("fit", tmp_path, *COLUMNS, "-o", out)
+    assert "cannot be read as h5ad" in refuse("map", fitted, text, "-o", out)
+    assert "no file" in refuse("map", fitted, nowhere, "-o", out)
+    assert "holds no atlas" in refuse("map", tmp_path, cells, "-o", out)
+    assert "holds no atlas" in refuse("info", tmp_path)
+    for config in ("nowhere.toml", "nowhere.json", "folder.json", "."):
+        refuse("fit", cells, "--config", tmp_path / config, "-o", out)
+    refuse("fit", cells, *COLUMNS, "--genes-file", tmp_path / "nowhere.txt", "-o", out)
+    assert not out.exists()
+
+
+WRONG_FLAGS = [
+    (("fit", "CELLS", "-b", "cell_typ", "-o", "OUT"), 1, "Did you mean 'cell_type'"),
+    (("fit", "CELLS", "-o", "OUT"), 1, "No biological covariate"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--layer", "raw"), 1, "no layer 'raw'"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--likelihood", "zinb"), 1, "likelihood is 'zinb'"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hidden"), 1, "name=value"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hiden=3"), 1, "Unknown setting hiden"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hidden=true"), 1, "hidden is True"),
+    (
+        ("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "gradient_norm=Infinity"),
+        1,
+        "gradient_norm is inf",
+    ),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--epochs", "0"), 1, "epochs is 0"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--epochs", "many"), 2, "--epochs"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--colour", "red"), 2, "--colour"),
+    (("fit", "CELLS", *COLUMNS), 2, "--output"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--threads", "0"), 2, "--threads"),
+    (("map", "ATLAS", "CELLS", "-o", "OUT", "--minimum-overlap", "2"), 2, "--minimum-overlap"),
+    (("simulate", "OUT", "--cells", "-3"), 1, "cells"),
+    (("simulate", "OUT", "--correlation", "2"), 1, "correlation"),
+    (("explain", "ATLAS"), 2, "explain"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), WRONG_FLAGS)
+def test_wrong_flags_are_refused_and_nothing_is_written(
+    arguments: tuple[str, ...],
+    status: int,
+    message: str,
+    cells: Path,
+    fitted: Path,
+    tmp_path: Path,
+) -> None:
+    places = {"CELLS": cells, "ATLAS": fitted, "OUT": tmp_path / "out"}
+    said = call(*(places.get(a, a) for a in arguments), status=status)
+    assert message in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_exists_is_kept_unless_told_otherwise(
+    cells: Path, fitted: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "there.h5ad").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.txt").write_text("mine")
+    there, folder = tmp_path / "there.h5ad", tmp_path / "folder"
+    assert "--overwrite" in refuse("simulate", there, "--cells", 150)
+    assert "--overwrite" in refuse("map", fitted, cells, "-o", there)
+    assert "--overwrite" in refuse("fit", cells, *COLUMNS, "-o", folder, *QUICK)
+    assert "--overwrite" in refuse("fit", cells, *COLUMNS, "-o", fitted, *QUICK)
+    assert there.read_text() == "mine"
+    said = refuse("fit", cells, *COLUMNS, "-o", folder, *QUICK, "--overwrite")
+    assert "mine.txt" in said and "Laying cells" not in said, "refused before the work"
+    for command in (("map", fitted, cells, "-o"), ("simulate",)):
+        said = refuse(*command, folder, "--overwrite")
+        refuse(*command, there / "below.h5ad")
+    assert (folder / "mine.txt").read_text() == "mine"
+    said = refuse("fit", cells, *COLUMNS, "-o", there / "atlas", *QUICK)
+    assert "Laying cells" not in said, "refused before the work"
+    call("simulate", there, "--cells", 150, "--genes", 20, "--overwrite")
+    assert ad.read_h5ad(there).n_obs == 150
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "there.h5ad"]
+
+
+def test_overwrite_replaces_an_atlas(cells: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        call("fit", cells, *COLUMNS, "-o", tmp_path / "a", *QUICK, "--seed", seed, "--overwrite")
+    assert ia.load(tmp_path / "a").settings.seed == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    code = "import sys; from invatlas.cli import app; sys.argv[0] = 'invatlas'; app()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_a_real_process_says_help_and_version_of_commands() -> None:
+    run = start("--help")
+    out, _ = run.communicate(timeout=60)
+    assert run.returncode == 0
+    assert all(command in out for command in ("fit", "map", "info", "simulate"))
+
+
+# Writes a line at the end of an epoch, so that a signal can be sent at a known time.
+TELLING = """
+import sys, time
+from invatlas import cli
+from invatlas.training import loop
+original, seen = loop.{place}, [0]
+
+def telling(*args, **kwargs):
+    seen[0] += 1
+    if seen[0] == {number}:
+        print("NOW", flush=True)
+    time.sleep(0.05)
+    return original(*args, **kwargs)
+
+loop.{place} = telling
+sys.argv[0] = "invatlas"
+cli.app()
+"""
+
+
+def interrupt_at(number: int, *arguments: object) -> tuple[int, str]:
+    """Send SIGINT when the number-th minibatch is looked at."""
+    code = TELLING.format(place="objective_terms", number=number)
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline().strip() == "NOW"
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=120)
+    return run.returncode, said
+
+
+def test_ctrl_c_after_the_first_epoch_leaves_a_usable_atlas(
+    cells: Path, tmp_path: Path
+) -> None:
+    flags = (*QUICK[:-4], "--genes", 0, "--epochs", 400, "--minibatch-size", 100)
+    status, said = interrupt_at(9, "fit", cells, *COLUMNS, "-o", tmp_path / "atlas", *flags)
+    assert status == 0, said
+    assert "Traceback" not in said
+    atlas = ia.load(tmp_path / "atlas")
+    assert atlas.record["training"]["stopped"] == "interrupted"
+    assert 1 <= len(atlas.history) < 400
+    assert np.isfinite(ia.embed(atlas, ad.read_h5ad(cells))).all()
+    assert (tmp_path / "atlas" / "report.html").exists()
+
+
+def test_ctrl_c_before_the_end_of_the_first_epoch_leaves_nothing(
+    cells: Path, tmp_path: Path
+) -> None:
+    flags = (*QUICK[:-4], "--genes", 0, "--epochs", 400, "--minibatch-size", 20)
+    status, said = interrupt_at(2, "fit", cells, *COLUMNS, "-o", tmp_path / "atlas", *flags)
+    assert status == 130, said
+    assert "Traceback" not in said and "nothing was written" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_during_fit_leaves_nothing_that_loads(cells: Path, tmp_path: Path) -> None:
+    code = TELLING.format(place="objective_terms", number=9)
+    flags = (*QUICK, "-o", tmp_path / "atlas")
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, "fit", str(cells), *COLUMNS, *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert run.stdout is not None
+    line = run.stdout.readline()
+    run.kill()
+    assert run.wait(timeout=60) == -signal.SIGKILL and line.strip() in ("NOW", "")
+    time.sleep(0.05)
+    assert not (tmp_path / "atlas").exists()
+
+
+def test_the_card_of_a_run_is_json_that_any_reader_accepts(fitted: Path) -> None:
+    def refuse_constant(name: str) -> None:
+        raise AssertionError(name)
+
+    card = json.loads((fitted / "atlas.json").read_text(), parse_constant=refuse_constant)
+    assert card["run"]["technical"] == ["donor"]

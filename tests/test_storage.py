@@ -1,0 +1,485 @@
+"""An atlas on disk: whole or not at all, and nothing foreign gets in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from anndata import AnnData
+from safetensors.torch import load_file, save_file
+
+import invatlas as ia
+from invatlas import storage
+from invatlas.errors import InvatlasError, StorageError
+
+FILES = {"model.safetensors", "atlas.json", "history.csv"}
+
+
+@pytest.fixture(scope="module")
+def saved(atlas: ia.Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "atlas"
+    ia.save(atlas, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy, to be broken at will."""
+    return Path(shutil.copytree(saved, tmp_path / "atlas"))
+
+
+def edit_card(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    file = folder / "atlas.json"
+    card = json.loads(file.read_text())
+    change(card)
+    file.write_text(json.dumps(card))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_saved_atlas_embeds_the_same_bit_for_bit(
+    atlas: ia.Atlas, saved: Path, frozen_study: AnnData
+) -> None:
+    back = ia.load(saved)
+    for which in ("invariant", "spurious"):
+        found, expected = (ia.embed(a, frozen_study, which) for a in (back, atlas))
+        assert np.array_equal(found, expected)
+    assert (back.genes, back.schema, back.settings) == (atlas.genes, atlas.schema, atlas.settings)
+    assert back.record == json.loads(json.dumps(atlas.record))
+    assert np.array_equal(back.gene_shares, atlas.gene_shares)
+    pd.testing.assert_frame_equal(back.history, atlas.history, check_exact=True, check_dtype=False)
+    assert not any(module.training for module in back.model.modules())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"likelihood": "gaussian", "spurious_latents": 0},
+        {"likelihood": "poisson", "technical_in_decoder": False},
+        {"technical_in_decoder": True, "layers": 3},
+        {"technical": []},
+        {"biological": ["cell_type"], "technical": ["batch"], "epochs": 1},
+    ],
+    ids=str,
+)
+def test_every_kind_of_atlas_comes_back(
+    study: AnnData, fit: Callable[..., ia.Atlas], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    made = fit(study, **changes)
+    ia.save(made, tmp_path / "deep" / "er" / "atlas")
+    back = ia.load(str(tmp_path / "deep" / "er" / "atlas"))
+    for which in ("invariant", "spurious"):
+        found, expected = (ia.embed(a, study, which) for a in (back, made))
+        assert np.array_equal(found, expected)
+
+
+def test_odd_names_survive(fit: Callable[..., ia.Atlas], study: AnnData, tmp_path: Path) -> None:
+    study.obs["cell_type"] = study.obs["cell_type"].astype(str) + ' α "β",\n\\ \u2028é'
+    study.var_names = [f'gène "{i}",\t\\' for i in range(120)]
+    made = fit(study)
+    ia.save(made, tmp_path / "ätlas")
+    back = ia.load(tmp_path / "ätlas")
+    assert (back.schema, back.genes) == (made.schema, made.genes)
+
+
+def test_files_are_plain(saved: Path) -> None:
+    assert {file.name for file in saved.iterdir()} == FILES
+    card = json.loads((saved / "atlas.json").read_text(encoding="utf-8"))
+    assert card["format_version"] == 1
+    assert len(card["genes"]) == 120
+    assert card["run"]["biological"] == ["cell_type", "disease"]
+    assert card["run"]["settings"]["hidden"] == 16
+    assert "torch" in card["record"]["versions"]
+    history = pd.read_csv(saved / "history.csv")
+    assert {"epoch", "seconds", "cells_per_second", "learning_rate"} <= set(history)
+    assert b"pickle" not in (saved / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0005, 0.01, 0.3, 0.9, 0.999])
+def test_a_truncated_model_is_refused(folder: Path, share: float) -> None:
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(StorageError, match=r"model\.safetensors"):
+        ia.load(folder)
+
+
+def test_a_model_with_more_behind_it_is_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes() + b"more")
+    with pytest.raises(StorageError, match=r"model\.safetensors"):
+        ia.load(folder)
+
+
+def test_a_flipped_bit_in_a_weight_is_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    whole = bytearray(file.read_bytes())
+    whole[-20] ^= 1
+    file.write_bytes(bytes(whole))
+    with pytest.raises(StorageError, match=r"model\.safetensors"):
+        ia.load(folder)
+
+
+def test_the_model_of_another_atlas_is_refused(
+    folder: Path, frozen_study: AnnData, fit: Callable[..., ia.Atlas], tmp_path: Path
+) -> None:
+    for number, changes in enumerate(({"seed": 2}, {"hidden": 17}, {"invariant_latents": 6})):
+        ia.save(fit(frozen_study, **changes), tmp_path / f"other{number}")
+        shutil.copy(tmp_path / f"other{number}" / "model.safetensors", folder)
+        with pytest.raises(StorageError, match=r"model\.safetensors"):
+            ia.load(folder)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Change weights, and let the card vouch for the file if it does so at all."""
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file)
+    digest = storage._digest(file)
+
+    def vouch(card: dict[str, Any]) -> None:
+        for key, value in card.items():
+            if isinstance(value, str) and len(value) == len(digest):
+                card[key] = digest
+
+    edit_card(folder, vouch)
+
+
+def biggest(weights: dict[str, torch.Tensor]) -> str:
+    floats = {name: value for name, value in weights.items() if value.is_floating_point()}
+    return max(floats, key=lambda name: floats[name].numel())
+
+
+def drop(weights: dict[str, torch.Tensor]) -> None:
+    weights.pop(biggest(weights))
+
+
+def add(weights: dict[str, torch.Tensor]) -> None:
+    weights["extra"] = torch.zeros(2)
+
+
+def reshape(weights: dict[str, torch.Tensor]) -> None:
+    name = biggest(weights)
+    weights[name] = weights[name].T.contiguous()
+
+
+def retype(weights: dict[str, torch.Tensor]) -> None:
+    name = biggest(weights)
+    weights[name] = weights[name].double()
+
+
+def spoil(value: float) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        weights[biggest(weights)].view(-1)[3] = value
+
+    return change
+
+
+def misplace(weights: dict[str, torch.Tensor]) -> None:
+    weights["prior_invariant.combinations"][0, 0] = 99
+
+
+@pytest.mark.parametrize(
+    "change",
+    [drop, add, reshape, retype, spoil(float("nan")), spoil(float("inf")), misplace],
+    ids=["dropped", "added", "reshaped", "retyped", "nan", "inf", "code out of range"],
+)
+def test_weights_that_do_not_fit_the_card_are_refused(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]
+) -> None:
+    rewrite(folder, lambda weights: None)
+    ia.load(folder)  # rewriting alone does no harm
+    rewrite(folder, change)
+    with pytest.raises(StorageError, match=r"model\.safetensors"):
+        ia.load(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "3", '"atlas"', "{}", "[" * 100_000, '{"format": "other"}']
+)
+def test_a_card_that_is_no_card_is_refused(folder: Path, text: str) -> None:
+    (folder / "atlas.json").write_text(text)
+    with pytest.raises(StorageError, match=r"atlas\.json"):
+        ia.load(folder)
+
+
+def test_a_card_of_bytes_is_refused(folder: Path) -> None:
+    (folder / "atlas.json").write_bytes(b"\x80\x04\x95\xff")
+    with pytest.raises(StorageError, match=r"atlas\.json"):
+        ia.load(folder)
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", None])
+def test_another_format_version_is_refused_by_number(folder: Path, version: object) -> None:
+    edit_card(folder, lambda card: card.update(format_version=version))
+    with pytest.raises(StorageError, match=rf"format version {version!r}.*reads version 1"):
+        ia.load(folder)
+
+
+PLACES = [
+    ("run",),
+    ("run", "settings"),
+    ("run", "settings", "hidden"),
+    ("schema",),
+    ("schema", "biological"),
+    ("combinations",),
+    ("combinations", "biological"),
+    ("median_library_size",),
+    ("record",),
+    ("genes",),
+    ("gene_shares",),
+]
+JUNK: list[object] = [None, "x", [], {}, -1, 10**30, 1e400, float("nan"), ["a"], {"a": 1}]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=".".join)
+def test_a_card_with_junk_in_any_place_is_refused_or_harmless(
+    folder: Path, place: tuple[str, ...], frozen_study: AnnData
+) -> None:
+    whole = (folder / "atlas.json").read_text()
+    refused = 0
+    for junk in JUNK:
+        card = json.loads(whole)
+        inner = card
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = junk
+        (folder / "atlas.json").write_text(json.dumps(card))
+        try:
+            found = ia.load(folder)
+        except StorageError:
+            refused += 1
+            continue
+        assert np.isfinite(ia.embed(found, frozen_study)).all(), junk
+        ia.summarise(found, frozen_study.obs)
+    assert refused >= (8 if place != ("median_library_size",) else 6)
+
+
+@pytest.mark.parametrize("key", ["run", "schema", "combinations", "record", "genes", "gene_shares"])
+def test_a_card_that_lacks_a_part_is_refused(folder: Path, key: str) -> None:
+    edit_card(folder, lambda card: card.pop(key))
+    with pytest.raises(StorageError, match=r"atlas\.json is damaged"):
+        ia.load(folder)
+
+
+def test_sizes_are_checked_before_anything_is_allocated(folder: Path) -> None:
+    edit_card(folder, lambda card: card["run"]["settings"].update(hidden=100_000, layers=50))
+    with pytest.raises(StorageError, match=r"model\.safetensors"):
+        ia.load(folder)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(StorageError, match=name.replace(".", r"\.")):
+        ia.load(folder)
+    (folder / name).mkdir()
+    with pytest.raises(StorageError, match=name.replace(".", r"\.")):
+        ia.load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "\x00\x01", '"', "epoch,seconds\n1,2\n"])
+def test_a_history_that_is_none_is_refused(folder: Path, text: str) -> None:
+    (folder / "history.csv").write_text(text)
+    with pytest.raises(StorageError, match=r"history\.csv"):
+        ia.load(folder)
+
+
+def test_a_truncated_history_is_refused(folder: Path) -> None:
+    lines = (folder / "history.csv").read_text().splitlines(keepends=True)
+    (folder / "history.csv").write_text("".join(lines[:-1]))
+    with pytest.raises(StorageError, match=r"history\.csv"):
+        ia.load(folder)
+
+
+def test_no_folder_or_a_file_instead_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="nowhere holds no atlas"):
+        ia.load(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(StorageError, match="file holds no atlas"):
+        ia.load(tmp_path / "file")
+    with pytest.raises(StorageError, match="holds no atlas"):
+        ia.load(tmp_path)
+
+
+def test_a_folder_with_foreign_files_is_refused_and_left_alone(
+    atlas: ia.Atlas, folder: Path
+) -> None:
+    (folder / "thesis.docx").write_text("years of work")
+    before = contents(folder.parent)
+    with pytest.raises(StorageError, match=r"thesis\.docx"):
+        ia.save(atlas, folder)
+    assert contents(folder.parent) == before
+
+
+def test_a_place_that_cannot_hold_an_atlas_is_refused(
+    atlas: ia.Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(StorageError, match="file is a file"):
+        ia.save(atlas, tmp_path / "file")
+    with pytest.raises(StorageError, match="file"):
+        ia.save(atlas, tmp_path / "file" / "atlas")
+    assert (tmp_path / "file").read_text() == "text"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(StorageError, match="here"):
+        ia.save(atlas, ".")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "here"]
+
+
+def test_saving_again_replaces_the_atlas_and_what_belonged_to_it(
+    atlas: ia.Atlas, folder: Path, frozen_study: AnnData, fit: Callable[..., ia.Atlas]
+) -> None:
+    (folder / "report.html").write_text("of the old one")
+    other = fit(frozen_study, seed=2, epochs=1)
+    ia.save(other, folder)
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert [p.name for p in folder.parent.iterdir()] == ["atlas"]
+    found = ia.embed(ia.load(folder), frozen_study)
+    assert np.array_equal(found, ia.embed(other, frozen_study))
+
+
+def test_an_empty_folder_may_be_written_into(atlas: ia.Atlas, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ia.save(atlas, tmp_path / "empty")
+    assert ia.load(tmp_path / "empty").genes == atlas.genes
+
+
+def fail(*args: object, **kwargs: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+BREAKS: list[tuple[object, str]] = [
+    (storage, "save_file"),
+    (storage.json, "dumps"),
+    (pd.DataFrame, "to_csv"),
+    (storage, "_flush"),
+    (storage.os, "fsync"),
+]
+
+
+@pytest.mark.parametrize(("owner", "name"), BREAKS, ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize("error", [fail, KeyboardInterrupt], ids=["disk full", "Ctrl-C"])
+def test_a_save_that_fails_leaves_the_earlier_atlas_and_nothing_else(
+    atlas: ia.Atlas,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: object,
+    name: str,
+    error: Any,
+) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    before = contents(folder.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail if error is fail else interrupt)
+        with pytest.raises(StorageError if error is fail else KeyboardInterrupt):
+            ia.save(atlas, folder)
+        with pytest.raises(StorageError if error is fail else KeyboardInterrupt):
+            ia.save(atlas, folder.parent / "new")
+    assert contents(folder.parent) == before
+    assert [p.name for p in folder.parent.iterdir()] == ["atlas"]
+
+
+def test_a_move_that_fails_puts_the_earlier_atlas_back(
+    atlas: ia.Atlas, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(folder)
+    original, calls = Path.rename, []
+
+    def rename(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return original(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(StorageError):
+            ia.save(atlas, folder)
+    assert len(calls) >= 2
+    assert contents(folder) == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import invatlas as ia
+from invatlas import storage
+
+atlas, where, target = ia.load(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half(self, text, **kwargs):
+    with self.open("w") as handle:
+        handle.write(text[: len(text) // 2])
+        handle.flush()
+    die()
+
+if where == "model":
+    original = storage.save_file
+    def partly(weights, file, *args, **kwargs):
+        original(weights, file, *args, **kwargs)
+        os.truncate(file, os.path.getsize(file) // 2)
+        die()
+    storage.save_file = partly
+elif where == "card":
+    Path.write_text = half
+elif where == "history":
+    import pandas
+    pandas.DataFrame.to_csv = lambda self, file, **k: (file.write_text("epoch,sec"), die())
+elif where == "flush":
+    storage.os.fsync = die
+ia.save(atlas, target)
+"""
+
+
+def test_a_killed_save_leaves_the_earlier_atlas_and_none_that_is_half_written(
+    saved: Path, folder: Path, tmp_path: Path
+) -> None:
+    before = contents(folder)
+    runs = [
+        (where, subprocess.Popen([sys.executable, "-c", KILLED, saved, where, target]))
+        for where, target in (
+            ("model", folder),
+            ("card", tmp_path / "new"),
+            ("history", folder),
+            ("flush", folder),
+        )
+    ]
+    for where, run in runs:
+        assert run.wait(timeout=120) == -signal.SIGKILL, where
+    assert contents(folder) == before
+    ia.load(folder)
+    assert not (tmp_path / "new").exists()
+    for place in tmp_path.iterdir():  # whatever the killed have left lying about
+        if place.name != "atlas":
+            try:
+                assert set(contents(place)) >= FILES, f"{place} is half written"
+                ia.load(place)
+            except InvatlasError:
+                continue
+
+
+def test_files_can_be_read_by_others(saved: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    assert saved.stat().st_mode & 0o777 == 0o777 & ~umask
