@@ -50,6 +50,12 @@ def quick_fit(adata: AnnData, **changes: Any) -> ia.Atlas:
     return ia.fit(adata, **asked, settings=quick_settings(**changes))
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Libraries may raise the number of threads, and with it change the last bits of sums."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def settings() -> Callable[..., ia.Settings]:
     """Make the settings of a quick fit."""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FLOORS = (
-    ("errors", "settings"),
+    ("errors", "settings", "threads"),
     ("data",),
     ("model",),
     ("training",),
@@ -32,6 +32,9 @@ def find_breaches(package: Path) -> list[str]:
         for line, name in imported_names(file):
             parts = name.split(".")
             place = f"{file.relative_to(package.parent)}:{line}"
+            if name.startswith("."):
+                breaches.append(f"{place}: a relative import; name the module in full")
+                continue
             if module[0] == "model" and parts[0] in FORBIDDEN_IN_MODEL:
                 breaches.append(f"{place}: the model floor knows torch only, not {parts[0]}")
             if parts[0] != package.name:

@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from anndata import AnnData
 
 import invatlas as ia
+import invatlas.atlas
+from invatlas.data import genes
 from invatlas.errors import CountsError, CovariateError, DataError, GeneError, SettingsError
 
 Fit = Callable[..., ia.Atlas]
@@ -122,16 +125,16 @@ def test_an_unknown_layer_is_refused(study: AnnData, fit: Fit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("genes", "message"),
+    ("wanted", "message"),
     [
         (["gene_0001", "TP53", "BRCA1"], "2 of 3 genes.*BRCA1, TP53"),
         ([], "empty"),
         ("gene_0001", "'gene_0001'.* list"),
     ],
 )
-def test_wrong_genes_are_refused(study: AnnData, fit: Fit, genes: Any, message: str) -> None:
+def test_wrong_genes_are_refused(study: AnnData, fit: Fit, wanted: Any, message: str) -> None:
     with pytest.raises(GeneError, match=message):
-        fit(study, genes=genes)
+        fit(study, genes=wanted)
 
 
 def test_named_genes_are_the_genes_of_the_atlas(study: AnnData, fit: Fit) -> None:
@@ -176,12 +179,9 @@ def test_spurious_latents_may_be_left_out(study: AnnData, fit: Fit) -> None:
 def test_every_likelihood_fits(
     study: AnnData, fit: Fit, likelihood: str, technical_in_decoder: bool
 ) -> None:
-    atlas = fit(
-        study, likelihood=likelihood, technical_in_decoder=technical_in_decoder, epochs=2
-    )
+    atlas = fit(study, likelihood=likelihood, technical_in_decoder=technical_in_decoder, epochs=2)
     assert np.isfinite(atlas.history.to_numpy(float)).all()
     assert np.isfinite(ia.embed(atlas, study)).all()
-
 
 
 def test_partly_and_wholly_missing_labels_are_fitted(study: AnnData, fit: Fit) -> None:
@@ -224,6 +224,27 @@ def test_fit_never_changes_the_data(study: AnnData, fit: Fit) -> None:
     before = fingerprint(study)
     fit(study)
     assert fingerprint(study) == before
+
+
+def test_a_fit_leaves_the_number_of_threads_alone(
+    study: AnnData, fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first parallel loop of numba sets the threads of OpenMP, and so those of torch."""
+    original = genes.sc.experimental.pp.highly_variable_genes
+
+    def meddle(*args: Any, **kwargs: Any) -> Any:
+        torch.set_num_threads(2)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(genes.sc.experimental.pp, "highly_variable_genes", meddle)
+    seen = []
+    train = invatlas.atlas.train
+    monkeypatch.setattr(
+        "invatlas.atlas.train",
+        lambda *args: (seen.append(torch.get_num_threads()), train(*args))[1],
+    )
+    fit(study, genes=30)
+    assert (seen, torch.get_num_threads()) == ([1], 1)
 
 
 def test_forms_of_one_study_give_one_atlas(

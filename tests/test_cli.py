@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import anndata as ad
@@ -143,9 +142,7 @@ def test_a_run_is_repeated_from_its_card(fitted: Path, cells: Path, tmp_path: Pa
     assert history(tmp_path / "other") != history(fitted)
 
 
-def test_a_run_with_its_own_genes_is_repeated_from_its_card(
-    cells: Path, tmp_path: Path
-) -> None:
+def test_a_run_with_its_own_genes_is_repeated_from_its_card(cells: Path, tmp_path: Path) -> None:
     wanted = [f"gene_{i:04d}" for i in (90, 7, 33, 52, 18, 2, 61)]
     (tmp_path / "genes.txt").write_text("\n".join(wanted) + "\n\n")
     flags = ("--genes-file", tmp_path / "genes.txt")
@@ -188,9 +185,7 @@ WRONG_CONFIG = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG_CONFIG.values(), ids=WRONG_CONFIG)
-def test_a_wrong_config_is_refused(
-    cells: Path, tmp_path: Path, text: str, message: str
-) -> None:
+def test_a_wrong_config_is_refused(cells: Path, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "run.toml").write_text(text)
     said = refuse("fit", cells, "--config", tmp_path / "run.toml", "-o", tmp_path / "atlas")
     assert message in said
@@ -352,9 +347,7 @@ def interrupt_at(number: int, *arguments: object) -> tuple[int, str]:
     return run.returncode, said
 
 
-def test_ctrl_c_after_the_first_epoch_leaves_a_usable_atlas(
-    cells: Path, tmp_path: Path
-) -> None:
+def test_ctrl_c_after_the_first_epoch_leaves_a_usable_atlas(cells: Path, tmp_path: Path) -> None:
     flags = (*QUICK[:-4], "--genes", 0, "--epochs", 400, "--minibatch-size", 100)
     status, said = interrupt_at(9, "fit", cells, *COLUMNS, "-o", tmp_path / "atlas", *flags)
     assert status == 0, said
@@ -374,23 +367,6 @@ def test_ctrl_c_before_the_end_of_the_first_epoch_leaves_nothing(
     assert status == 130, said
     assert "Traceback" not in said and "nothing was written" in said
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_kill_during_fit_leaves_nothing_that_loads(cells: Path, tmp_path: Path) -> None:
-    code = TELLING.format(place="objective_terms", number=9)
-    flags = (*QUICK, "-o", tmp_path / "atlas")
-    run = subprocess.Popen(
-        [sys.executable, "-c", code, "fit", str(cells), *COLUMNS, *map(str, flags)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert run.stdout is not None
-    line = run.stdout.readline()
-    run.kill()
-    assert run.wait(timeout=60) == -signal.SIGKILL and line.strip() in ("NOW", "")
-    time.sleep(0.05)
-    assert not (tmp_path / "atlas").exists()
 
 
 def test_the_card_of_a_run_is_json_that_any_reader_accepts(fitted: Path) -> None:

@@ -206,6 +206,10 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise StorageError(f"{folder} holds no atlas: there is no {CARD} in it.") from None
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(f"{file} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise StorageError(f"{file} is damaged: it is no JSON ({error}).") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
@@ -277,7 +281,7 @@ def _read_history(file: Path, epochs: int) -> pd.DataFrame:
         history = pd.read_csv(file, float_precision="round_trip")
     except FileNotFoundError:
         raise StorageError(f"{file.parent} holds no whole atlas: {HISTORY} is missing.") from None
-    except (ValueError, pd.errors.ParserError) as error:
+    except (OSError, ValueError) as error:
         raise StorageError(f"{file} is damaged: it is no table ({error}).") from error
     if len(history) != epochs or "train_objective" not in history:
         raise StorageError(f"{file} is damaged: it does not hold the {epochs} epochs of the fit.")
@@ -300,5 +304,9 @@ def _replace(stage: Path, target: Path) -> None:
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
     target.rename(old / "atlas")
-    stage.rename(target)
+    try:
+        stage.rename(target)
+    except BaseException:
+        (old / "atlas").rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -60,7 +60,10 @@ def test_backed_files_and_views_read_the_same(form: str, tmp_path: Path) -> None
     assert np.array_equal(found, COUNTS)
     view = adata[[3, 0], ["d", "a"]]
     assert view.is_view
-    assert CountSource.from_anndata(view, ["a", "d"]).matrix.toarray().tolist() == [[1, 300], [0, 1]]
+    assert CountSource.from_anndata(view, ["a", "d"]).matrix.toarray().tolist() == [
+        [1, 300],
+        [0, 1],
+    ]
     backed.file.close()
 
 

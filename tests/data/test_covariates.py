@@ -181,11 +181,7 @@ def test_without_covariates_there_is_one_combination() -> None:
     assert combinations.shape == (1, 0) and weights.tolist() == [1.0]
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(-1, 69), st.integers(-1, 69)), min_size=1, max_size=40
-    )
-)
+@given(st.lists(st.tuples(st.integers(-1, 69), st.integers(-1, 69)), min_size=1, max_size=40))
 def test_where_there_are_too_many_combinations_every_cell_still_has_one(
     rows: list[tuple[int, int]],
 ) -> None:

@@ -165,9 +165,7 @@ def test_cells_without_counts_one_cell_and_deeper_cells(
     np.testing.assert_allclose(one, expected["invariant"][[3]], rtol=1e-4, atol=1e-5)
     deep = study.copy()
     deep.X = deep.X * 3
-    np.testing.assert_allclose(
-        ia.embed(atlas, deep), expected["invariant"], rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(ia.embed(atlas, deep), expected["invariant"], rtol=1e-3, atol=1e-4)
     study.X = sp.csr_matrix(study.shape, dtype=np.float32)
     assert np.isfinite(ia.embed(atlas, study)).all()
 

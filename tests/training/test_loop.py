@@ -47,9 +47,7 @@ def test_same_seed_same_history_and_weights(
         assert torch.equal(one, two), name
 
 
-def test_another_seed_gives_another_atlas(
-    frozen_study: AnnData, atlas: ia.Atlas, fit: Fit
-) -> None:
+def test_another_seed_gives_another_atlas(frozen_study: AnnData, atlas: ia.Atlas, fit: Fit) -> None:
     other = fit(frozen_study, seed=2)
     assert not np.allclose(other.history["train_objective"], atlas.history["train_objective"])
 
@@ -69,9 +67,7 @@ def test_training_with_more_epochs_explains_held_out_cells_better(
 ) -> None:
     history = fit(frozen_study, epochs=12, learning_rate=5e-3).history
     assert history["held_out_reconstruction"].iloc[-1] < history["held_out_reconstruction"].iloc[0]
-    assert (
-        history["held_out_classification"].iloc[-1] < history["held_out_classification"].iloc[0]
-    )
+    assert history["held_out_classification"].iloc[-1] < history["held_out_classification"].iloc[0]
 
 
 def test_the_model_left_behind_is_in_evaluation_mode_and_embeds_the_same_twice(
@@ -167,7 +163,9 @@ def test_the_cells_named_are_those_of_the_minibatch(
     reported = []
     for at in range(1, 6):
         with monkeypatch.context() as patch:
-            spoil_objective(patch, at, lambda t: t.update(reconstruction=t["reconstruction"] * 0 / 0))
+            spoil_objective(
+                patch, at, lambda t: t.update(reconstruction=t["reconstruction"] * 0 / 0)
+            )
             with pytest.raises(TrainingError, match=rf"epoch 1, minibatch {at}\b") as caught:
                 fit(study, held_out=0.0)
         reported.append("54321" in str(caught.value).replace(",", ""))

@@ -8,7 +8,9 @@ import pytest
 from invatlas.training.split import Split, split_cells
 
 
-def split(biological: np.ndarray, technical: np.ndarray, share: float = 0.1, seed: int = 0) -> Split:
+def split(
+    biological: np.ndarray, technical: np.ndarray, share: float = 0.1, seed: int = 0
+) -> Split:
     return split_cells(biological, technical, share, np.random.default_rng(seed))
 
 

@@ -20,6 +20,7 @@ from anndata import AnnData
 
 from invatlas.data.counts import read_counts
 from invatlas.errors import GeneError
+from invatlas.threads import kept_threads
 
 SELECTION_CELLS = 20_000
 SMALLEST_STRATUM = 50
@@ -70,7 +71,7 @@ def select_genes(
         var=pd.DataFrame(index=names),
     )
     looked_at.obs_names = looked_at.obs_names.astype(str)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), kept_threads():
         warnings.simplefilter("ignore")
         table = sc.experimental.pp.highly_variable_genes(
             looked_at,

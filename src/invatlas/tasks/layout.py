@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 from sklearn.neighbors import KNeighborsRegressor
 
+from invatlas.threads import kept_threads
+
 LAID_OUT_CELLS = 20_000
 NEIGHBOURS = 15
 
@@ -37,9 +39,9 @@ def lay_out(latents: np.ndarray, seed: int = 0) -> np.ndarray:
         return padded
     generator = np.random.default_rng(seed)
     chosen = generator.permutation(n_cells)[:LAID_OUT_CELLS]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), kept_threads():
         warnings.simplefilter("ignore")
-        plane = UMAP(n_neighbors=NEIGHBOURS, min_dist=0.3, random_state=seed, n_jobs=1)
+        plane = UMAP(n_neighbors=NEIGHBOURS, min_dist=0.3, random_state=seed % 2**32, n_jobs=1)
         laid_out = plane.fit_transform(latents[chosen])
     placed = np.empty((n_cells, 2), dtype=np.float32)
     placed[chosen] = laid_out
