@@ -12,12 +12,12 @@ from jaxtyping import install_import_hook
 # before anything imports the model: shapes are types, and tests check them
 install_import_hook(["invatlas.model", "invatlas.data.minibatch"], "beartype.beartype")
 
-import numpy as np
-import pytest
-import torch
-from anndata import AnnData
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from anndata import AnnData  # noqa: E402
 
-import invatlas as ia
+import invatlas as ia  # noqa: E402
 
 torch.set_num_threads(1)
 

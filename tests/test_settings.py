@@ -24,7 +24,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("minibatch_size", 1, r"minibatch_size is 1; it takes 2 to"),
     ("technical_in_decoder", 1, r"technical_in_decoder is 1 \(int\); it takes bool"),
     ("dropout", 1.0, r"dropout is 1\.0; it takes 0 to 0\.95"),
-    ("dropout", True, r"dropout is True"),
+    ("dropout", True, r"dropout is True \(bool\); it takes float"),
+    ("held_out", False, r"held_out is False \(bool\); it takes float"),
     ("dropout", -0.1, r"dropout is -0\.1"),
     ("held_out", 0.6, r"held_out is 0\.6; it takes 0 to 0\.5"),
     ("learning_rate", 0.0, r"learning_rate is 0\.0"),
@@ -89,12 +90,12 @@ def test_toml_is_read_and_what_is_none_refused(tmp_path: Path) -> None:
     file.write_text('biological = ["a", "b"]\nhidden = 5\n', encoding="utf-8")
     assert read_toml(file) == {"biological": ["a", "b"], "hidden": 5}
     file.write_text("hidden = = 5")
-    with pytest.raises(SettingsError, match="run.toml is no TOML"):
+    with pytest.raises(SettingsError, match=r"run\.toml is no TOML"):
         read_toml(file)
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingsError, match="run.toml is no TOML"):
+    with pytest.raises(SettingsError, match=r"run\.toml is no TOML"):
         read_toml(file)
-    with pytest.raises(SettingsError, match="nowhere.toml"):
+    with pytest.raises(SettingsError, match=r"nowhere\.toml"):
         read_toml(tmp_path / "nowhere.toml")
     with pytest.raises(SettingsError, match=str(tmp_path)):
         read_toml(tmp_path)

@@ -85,7 +85,7 @@ def test_every_kind_of_atlas_comes_back(
 
 
 def test_odd_names_survive(fit: Callable[..., ia.Atlas], study: AnnData, tmp_path: Path) -> None:
-    study.obs["cell_type"] = study.obs["cell_type"].astype(str) + ' α "β",\n\\ \u2028é'
+    study.obs["cell_type"] = study.obs["cell_type"].astype(str) + ' \u03b1 "β",\n\\ \u2028é'
     study.var_names = [f'gène "{i}",\t\\' for i in range(120)]
     made = fit(study)
     ia.save(made, tmp_path / "ätlas")

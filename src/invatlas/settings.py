@@ -33,6 +33,8 @@ class Settings:
         Dimensions of z_I and z_S; z_S may have 0.
     hidden, layers, dropout
         Width and number of hidden layers in each network, and their dropout.
+    input_dropout
+        Share of the counted genes of a cell that the encoders are not shown while training.
     interaction_rank
         Rank of the prior's interaction between covariates.
     technical_in_decoder
@@ -42,7 +44,8 @@ class Settings:
     classification_weight
         Weight of the prior's posterior as a classifier, per nat of cross entropy.
     dependence_weight
-        Weight of the dependence of z_I on the technical covariates given biology.
+        Weight of the dependence of z_I on the technical covariates given biology, and of
+        that of z_S on biology given the technical covariates.
     shrinkage_weight
         Weight of the squared interaction in the prior means.
     epochs, minibatch_size
@@ -60,11 +63,12 @@ class Settings:
     genes: int = 2000
     likelihood: str = "negative_binomial"
     prior: str = "factorised"
-    invariant_latents: int = 20
-    spurious_latents: int = 3
+    invariant_latents: int = 10
+    spurious_latents: int = 10
     hidden: int = 128
     layers: int = 2
     dropout: float = 0.1
+    input_dropout: float = 0.3
     interaction_rank: int = 4
     technical_in_decoder: bool = True
     divergence_weight: float = 0.3
@@ -127,6 +131,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "hidden": (1, 100_000),
     "layers": (1, 100),
     "dropout": (0.0, 0.95),
+    "input_dropout": (0.0, 0.95),
     "interaction_rank": (0, 1000),
     "divergence_weight": (0.0, _MOST),
     "classification_weight": (0.0, _MOST),

@@ -105,6 +105,14 @@ def test_order_within_rows_duplicate_entries_and_stored_zeros_do_not_matter() ->
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True)), "never changed"
 
 
+def test_a_count_is_the_sum_of_the_entries_at_its_place() -> None:
+    halves = sp.csr_matrix(
+        (np.array([0.5, 1.5, 3.0]), np.array([1, 1, 2]), np.array([0, 3])), (1, 4)
+    )
+    source = CountSource.from_anndata(make(halves), list("abcd"))
+    assert source.matrix.toarray().tolist() == [[0, 2, 3, 0]]
+
+
 def test_more_cells_than_a_chunk_keep_their_order_and_counts() -> None:
     n = CHUNK + 3
     x = sp.csr_matrix((np.arange(1, n + 1), (np.arange(n), np.arange(n) % 4)), (n, 4))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from invatlas.model.independence import dependence, nobody
+from invatlas.model.independence import COMPARED_CELLS, dependence, nobody
 
-CELLS = 480  # half of them were met before
+CELLS = 2 * COMPARED_CELLS  # half of them were met before
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

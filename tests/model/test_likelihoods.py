@@ -126,7 +126,7 @@ def test_poisson_equals_torch_distributions() -> None:
 
 def test_gaussian_equals_torch_distributions() -> None:
     x = draw_counts()
-    logits, log_sigma = draw_logits(x), torch.linspace(-1, 1, 7, dtype=torch.float64)
+    logits, log_sigma = draw_logits(x), torch.linspace(-1, 1.7, 7, dtype=torch.float64)
     size, median = library_size(x), torch.tensor(MEDIAN, dtype=torch.float64)
     y = torch.log1p(median * torch.from_numpy(x) / size[:, None])
     expected = Normal(logits, log_sigma.exp()).log_prob(y).sum(1)

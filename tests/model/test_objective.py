@@ -13,9 +13,14 @@ from torch.distributions import Normal, kl_divergence
 
 import invatlas as ia
 from invatlas.data.minibatch import Minibatch, SparseCounts
-from invatlas.model.independence import nobody
 from invatlas.model.invae import CovariateTable, LatentView, Model
-from invatlas.model.objective import call_log_probabilities, divergence, objective_terms, weigh
+from invatlas.model.objective import (
+    call_log_probabilities,
+    divergence,
+    nobody_yet,
+    objective_terms,
+    weigh,
+)
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 
 EVERY_PART = list(product([False, True], repeat=3))[1:]
@@ -31,7 +36,7 @@ def view() -> LatentView:
     weight = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     prior = ConditionalGaussians(draw(3, 2, seed=1), 0.5 * draw(3, 2, seed=2), weight.log())
     posterior = DiagonalGaussian(draw(7, 2, seed=3), draw(7, 2, seed=4) - 1)
-    return LatentView(posterior, posterior.mean, prior, torch.tensor(EVERY_PART))
+    return LatentView(posterior.mean, posterior, posterior.mean, prior, torch.tensor(EVERY_PART))
 
 
 def test_divergence_equals_brute_force(view: LatentView) -> None:
@@ -100,7 +105,8 @@ def find_terms(
     """Every term with equal noise, and their weighted sum; these cells are remembered too."""
     torch.manual_seed(4)
     explanation = model(minibatch)
-    nothing = nobody(settings.invariant_latents, minibatch.technical.shape[1])
+    latents = settings.invariant_latents, settings.spurious_latents
+    nothing = nobody_yet(*latents, minibatch.technical.shape[1])
     _, recent = objective_terms(explanation, minibatch, nothing)
     terms, _ = objective_terms(explanation, minibatch, recent)
     return {"objective": weigh(terms, settings), **terms}
@@ -114,14 +120,15 @@ def test_terms_have_names_and_are_numbers(settings: Callable[..., ia.Settings]) 
         "invariant_divergence",
         "spurious_divergence",
         "classification",
-        "dependence",
+        "invariant_dependence",
+        "spurious_dependence",
     } <= set(terms)
     assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
 
 
 WEIGHTS = {
     "classification_weight": ["classification"],
-    "dependence_weight": ["dependence"],
+    "dependence_weight": ["invariant_dependence", "spurious_dependence"],
     "divergence_weight": ["invariant_divergence", "spurious_divergence"],
 }
 
@@ -208,3 +215,24 @@ def test_calls_of_labelled_cells_come_to_agree_with_their_labels(
     view = model(minibatch).invariant
     called = model.prior_invariant.combinations[call_log_probabilities(view).argmax(1)]
     assert (called == biological).all(1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("term", ["invariant_dependence", "spurious_dependence"])
+def test_dependence_of_the_cells_met_before_moves_the_encoder(
+    settings: Callable[..., ia.Settings], term: str
+) -> None:
+    model, minibatch = make_model(settings), make_minibatch(*some_codes(80))
+    find_terms(model, minibatch, settings())[term].backward()
+    gradient = model.encode.first.grad
+    assert gradient is not None and gradient.abs().sum() > 0
+
+
+def test_a_training_model_stays_one_after_it_has_looked_at_a_minibatch(
+    settings: Callable[..., ia.Settings],
+) -> None:
+    model, minibatch = make_model(settings).train(), make_minibatch(*some_codes())
+    model(minibatch)
+    assert all(module.training for module in model.modules())
+    model.eval()
+    model(minibatch)
+    assert not any(module.training for module in model.modules())

@@ -201,7 +201,7 @@ def test_an_overlap_that_is_too_small_is_refused(atlas: ia.Atlas, study: AnnData
 
 
 def test_wrong_questions_are_refused(atlas: ia.Atlas, study: AnnData) -> None:
-    with pytest.raises(SettingsError, match="'both'.*invariant or spurious"):
+    with pytest.raises(SettingsError, match=r"'both'.*invariant or spurious"):
         ia.embed(atlas, study, "both")
     with pytest.raises(CountsError, match="no layer 'raw'"):
         ia.embed(atlas, study, layer="raw")

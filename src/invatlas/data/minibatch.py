@@ -79,6 +79,23 @@ class SparseCounts:
             gene_starts=integers(transposed.indptr[:-1]),
         )
 
+    def first(self, n_cells: int) -> SparseCounts:
+        """The first cells alone."""
+        if n_cells >= self.n_cells:
+            return self
+        n_nonzeros = int(self.cell_starts[n_cells])
+        kept = self.by_gene < n_nonzeros
+        kept_before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        return SparseCounts(
+            self.values[:n_nonzeros],
+            self.cells[:n_nonzeros],
+            self.genes[:n_nonzeros],
+            self.cell_starts[:n_cells],
+            self.by_gene[kept],
+            self.cells_by_gene[kept],
+            kept_before[self.gene_starts],
+        )
+
     def to_dense(self) -> Float[Tensor, "cell gene"]:
         """Counts as a dense matrix."""
         dense = self.values.new_zeros(self.n_cells, self.n_genes)

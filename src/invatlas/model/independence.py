@@ -1,4 +1,6 @@
-"""How far z_I depends on the laboratory e, given the biology d.
+"""How far z_I depends on the laboratory e given the biology d, and z_S on d given e.
+
+Told for z_I; for z_S the two exchange their places.
 
 In each class d, the cells of one laboratory e are compared with those of all others by the
 energy distance (Szekely and Rizzo 2013, J. Statistical Planning and Inference 143)
@@ -32,17 +34,17 @@ FEWEST = 2
 
 @dataclass(frozen=True)
 class RecentCells:
-    """Cells met lately: latents, class and technical codes, oldest first."""
+    """Cells met lately: latents, class, and the codes they should not tell; oldest first."""
 
     z: Float[Tensor, "recent latent"]
     d: Int[Tensor, " recent"]
-    e: Int[Tensor, "recent technical"]
+    e: Int[Tensor, "recent covariate"]
 
     def joined(
         self,
-        z: Float[Tensor, "cell latent"],
+        z: Float[Tensor, "compared latent"],
         d: Int[Tensor, " cell"],
-        e: Int[Tensor, "cell technical"],
+        e: Int[Tensor, "cell covariate"],
     ) -> RecentCells:
         """Remember some cells, and forget the oldest beyond what is kept."""
         some = slice(COMPARED_CELLS)
@@ -53,25 +55,25 @@ class RecentCells:
         )
 
 
-def nobody(n_latents: int, n_technical: int) -> RecentCells:
+def nobody(n_latents: int, n_covariates: int) -> RecentCells:
     """The memory before the first minibatch."""
     return RecentCells(
         torch.zeros(0, n_latents),
         torch.zeros(0, dtype=torch.int64),
-        torch.zeros(0, n_technical, dtype=torch.int64),
+        torch.zeros(0, n_covariates, dtype=torch.int64),
     )
 
 
 def dependence(
-    z: Float[Tensor, "cell latent"],
+    z: Float[Tensor, "compared latent"],
     d: Int[Tensor, " cell"],
-    e: Int[Tensor, "cell technical"],
+    e: Int[Tensor, "cell covariate"],
     recent: RecentCells,
 ) -> Float[Tensor, ""]:
-    """Mean contribution of a cell, summed over the technical covariates.
+    """Mean contribution of a cell, summed over the covariates of e.
 
     Only the first 256 cells of a minibatch are compared. Cells whose class has fewer than
-    two remembered cells on either side, or whose technical value is missing, contribute 0.
+    two remembered cells on either side, or whose value of e is missing, contribute 0.
     """
     some = slice(COMPARED_CELLS)
     z, d, e = z[some], d[some], e[some]

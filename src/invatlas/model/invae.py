@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from invatlas.data.minibatch import Minibatch
+from invatlas.model.independence import COMPARED_CELLS
 from invatlas.model.likelihoods import LIKELIHOODS, CountDistribution
 from invatlas.model.networks import Decoder, Encoder
 from invatlas.model.priors import (
@@ -45,8 +46,13 @@ class CovariateTable:
 
 @dataclass(frozen=True)
 class LatentView:
-    """One set of latents of a minibatch: what the counts say and what the covariates say."""
+    """One set of latents of a minibatch: what the counts say and what the covariates say.
 
+    ``embedding`` is the posterior mean a user will get of the cells that are compared, without
+    the noise of dropout and minibatch statistics that ``posterior`` has while training.
+    """
+
+    embedding: Float[Tensor, "compared latent"]
     posterior: DiagonalGaussian
     sample: Float[Tensor, "cell latent"]
     prior: ConditionalGaussians
@@ -82,6 +88,7 @@ class Model(nn.Module):
             s.hidden,
             s.layers,
             s.dropout,
+            s.input_dropout,
             median_library_size,
         )
         prior = PRIORS[s.prior]
@@ -112,8 +119,19 @@ class Model(nn.Module):
     def forward(self, minibatch: Minibatch) -> Explanation:
         """Explain a minibatch."""
         posterior = self.encode(minibatch.counts, minibatch.library_size)
-        invariant = _view(posterior["invariant"], self.prior_invariant, minibatch.biological)
-        spurious = _view(posterior["spurious"], self.prior_spurious, minibatch.technical)
+        embedding = self._embed(minibatch) if self.training else posterior
+        invariant = _view(
+            embedding["invariant"].mean,
+            posterior["invariant"],
+            self.prior_invariant,
+            minibatch.biological,
+        )
+        spurious = _view(
+            embedding["spurious"].mean,
+            posterior["spurious"],
+            self.prior_spurious,
+            minibatch.technical,
+        )
         logits = self.decode(torch.cat([invariant.sample, spurious.sample], 1), minibatch.technical)
         return Explanation(
             invariant,
@@ -122,7 +140,18 @@ class Model(nn.Module):
             self.prior_invariant.shrinkage() + self.prior_spurious.shrinkage(),
         )
 
+    def _embed(self, minibatch: Minibatch) -> dict[str, DiagonalGaussian]:
+        """Posteriors of the cells to compare, as they will be once training is over."""
+        self.encode.eval()
+        embedding: dict[str, DiagonalGaussian] = self.encode(
+            minibatch.counts.first(COMPARED_CELLS), minibatch.library_size[:COMPARED_CELLS]
+        )
+        self.encode.train()
+        return embedding
 
-def _view(posterior: DiagonalGaussian, prior: nn.Module, codes: Tensor) -> LatentView:
+
+def _view(
+    embedding: Tensor, posterior: DiagonalGaussian, prior: nn.Module, codes: Tensor
+) -> LatentView:
     allowed = allowed_combinations(codes, prior.combinations)  # type: ignore[arg-type]
-    return LatentView(posterior, posterior.sample(), prior(), allowed)
+    return LatentView(embedding, posterior, posterior.sample(), prior(), allowed)

@@ -4,7 +4,9 @@
     q(z|x) = N(f_mean(h), diag exp f_log_variance(h)),   h = hidden layers of u
     a      = g(z_I, z_S [, e])              the likelihood makes counts of it
 
-An encoder sees counts and nothing else: no covariate ever enters it.
+An encoder sees counts and nothing else: no covariate ever enters it. While it trains it is
+shown each nonzero of u with probability 1 - input_dropout only, and has to denoise (Vincent
+et al. 2008, ICML).
 """
 
 from __future__ import annotations
@@ -58,10 +60,12 @@ class Encoder(nn.Module):
         hidden: int,
         layers: int,
         dropout: float,
+        input_dropout: float,
         median_library_size: float,
     ) -> None:
         super().__init__()
         self.register_buffer("median_library_size", torch.tensor(median_library_size))
+        self.forget_genes = nn.Dropout(input_dropout)
         self.hidden = hidden
         bound = 1 / math.sqrt(n_genes)
         self.first = nn.Parameter(
@@ -76,7 +80,7 @@ class Encoder(nn.Module):
     ) -> dict[str, DiagonalGaussian]:
         """Posterior of each set of latents of each cell, by the name of the set."""
         scale = self.median_library_size / library_size
-        u = torch.log1p(counts.values * scale[counts.cells])
+        u = self.forget_genes(torch.log1p(counts.values * scale[counts.cells]))
         y = sparse_linear(u, self.first, counts)
         return {
             which: head(part)

@@ -4,7 +4,8 @@
     invariant_divergence   - log sum_{d in A} p(d | A) exp(-KL(q(z_I | x) || p(z_I | d)))
     spurious_divergence    the same for z_S and e
     classification         - w log sum_{d in A} p(d | x),  p(d | x) ~ p(d) E_q p(z_I | d)
-    dependence             of z_I on e given d (see independence.py)
+    invariant_dependence   of z_I on e given d (see independence.py)
+    spurious_dependence    of z_S on d given e
     shrinkage              squared interaction of the priors
 
 A holds the combinations that agree with the values a cell has; a cell without any value
@@ -15,12 +16,14 @@ way, on a log scale, between counting cells and counting classes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from invatlas.data.minibatch import Minibatch
-from invatlas.model.independence import RecentCells, dependence
+from invatlas.model.independence import RecentCells, dependence, nobody
 from invatlas.model.invae import Explanation, LatentView
 from invatlas.model.priors import summed_out
 from invatlas.settings import Settings
@@ -48,35 +51,59 @@ def classification(view: LatentView, calls: Float[Tensor, "cell combination"]) -
     return -(summed_out(calls, view.allowed) * balance).mean()
 
 
+@dataclass(frozen=True)
+class Recent:
+    """Cells met lately, as each set of latents saw them."""
+
+    invariant: RecentCells
+    spurious: RecentCells
+
+
+def nobody_yet(invariant_latents: int, spurious_latents: int, n_technical: int) -> Recent:
+    """The memory before the first minibatch."""
+    return Recent(nobody(invariant_latents, n_technical), nobody(spurious_latents, 1))
+
+
 def objective_terms(
-    explanation: Explanation, minibatch: Minibatch, recent: RecentCells
-) -> tuple[dict[str, Float[Tensor, ""]], RecentCells]:
+    explanation: Explanation, minibatch: Minibatch, recent: Recent
+) -> tuple[dict[str, Float[Tensor, ""]], Recent]:
     """Mean of every term over the minibatch, and the memory with its cells added."""
-    invariant = explanation.invariant
+    invariant, spurious = explanation.invariant, explanation.spurious
     calls = call_log_probabilities(invariant)
-    called = calls.detach().masked_fill(~invariant.allowed, -torch.inf).argmax(1)
-    cells = (invariant.posterior.mean, called, minibatch.technical)
+    d = likeliest(calls, invariant)
+    e = likeliest(spurious.prior.log_prob(spurious.posterior.mean), spurious)
+    z_i = (invariant.embedding, d, minibatch.technical)
+    z_s = (spurious.embedding, e, d[:, None])
     terms = {
         "reconstruction": -explanation.counts.log_prob(minibatch.counts).mean(),
         "invariant_divergence": divergence(invariant).mean(),
-        "spurious_divergence": divergence(explanation.spurious).mean(),
+        "spurious_divergence": divergence(spurious).mean(),
         "classification": classification(invariant, calls),
-        "dependence": dependence(*cells, recent),
+        "invariant_dependence": dependence(*z_i, recent.invariant),
+        "spurious_dependence": dependence(*z_s, recent.spurious),
         "shrinkage": explanation.shrinkage,
     }
-    return terms, recent.joined(*cells)
+    return terms, Recent(recent.invariant.joined(*z_i), recent.spurious.joined(*z_s))
+
+
+def likeliest(
+    log_terms: Float[Tensor, "cell combination"], view: LatentView
+) -> Int[Tensor, " cell"]:
+    """The likeliest combination among those that agree with what is known of a cell."""
+    return log_terms.detach().masked_fill(~view.allowed, -torch.inf).argmax(1)
 
 
 def weigh(
     terms: dict[str, Float[Tensor, ""]], settings: Settings, ramp: float = 1.0
 ) -> Float[Tensor, ""]:
-    """Weighted sum of the terms; ``ramp`` (0 to 1) is how far the dependence already counts."""
+    """Weighted sum of the terms; ``ramp`` (0 to 1) is how far the dependences already count."""
     weights = {
         "reconstruction": 1.0,
         "invariant_divergence": settings.divergence_weight,
         "spurious_divergence": settings.divergence_weight,
         "classification": settings.classification_weight,
-        "dependence": settings.dependence_weight * ramp,
+        "invariant_dependence": settings.dependence_weight * ramp,
+        "spurious_dependence": settings.dependence_weight * ramp,
         "shrinkage": settings.shrinkage_weight,
     }
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from invatlas.data.minibatch import Cells, Minibatch, count_minibatches, prefetched, shuffled
 from invatlas.errors import TrainingError
-from invatlas.model.independence import nobody
 from invatlas.model.invae import Model
-from invatlas.model.objective import objective_terms, weigh
+from invatlas.model.objective import nobody_yet, objective_terms, weigh
 from invatlas.settings import Settings
 from invatlas.training.split import Split
 
 WARM_UP = 0.05
 LAST_LEARNING_RATE = 0.02
-RAMP = (0.2, 0.6)  # shares of training between which the dependence comes to count in full
+RAMP = (0.1, 0.4)  # shares of training between which the dependences come to count in full
+SETTLED = 0.75  # share of training after which weights are compared
 HELD_OUT_MINIBATCH = 1024
 
 Row = dict[str, float]
@@ -66,7 +66,7 @@ def plan_training(n_cells: int, settings: Settings) -> Plan:
         256 if n_cells < 50_000 else 512 if n_cells < 500_000 else 1024
     )
     steps_an_epoch = max(1, n_cells / size)
-    epochs = settings.epochs or round(min(200, max(8, 1500 / steps_an_epoch)))
+    epochs = settings.epochs or round(min(200, max(8, 600 / steps_an_epoch)))
     return Plan(epochs, size)
 
 
@@ -81,7 +81,8 @@ def train(
 ) -> Training:
     """Fit a model and leave it with its best weights.
 
-    Weights are compared once the dependence counts in full; before that the latest are best.
+    Weights are compared in the last quarter, where steps are small and the dependences count in
+    full and have settled; before that the latest are best.
     Ctrl-C after the first epoch ends training and keeps what is best so far.
 
     Raises
@@ -97,8 +98,8 @@ def train(
             row = descent.run_epoch(epoch)
             history.append(row)
             value = row.get("held_out_objective", -math.inf)
-            if not math.isnan(value) and (value <= best or descent.ramp < 1.0):
-                best = value if descent.ramp == 1.0 else math.inf
+            if not math.isnan(value) and (value <= best or not descent.settled):
+                best = value if descent.settled else math.inf
                 best_epoch, best_weights = epoch, _copy_weights(model)
             on_epoch(row)
             if epoch - best_epoch >= settings.patience:
@@ -142,13 +143,20 @@ class Descent:
         self.step = 0
         self.total_steps = plan.epochs * count_minibatches(len(split.train), plan.minibatch_size)
         self.watched = _without_unseen_values(cells, split)
-        self.recent = nobody(settings.invariant_latents, cells.technical.shape[1])
+        self.recent = nobody_yet(
+            settings.invariant_latents, settings.spurious_latents, cells.technical.shape[1]
+        )
 
     @property
     def ramp(self) -> float:
         """How far the dependence counts by now, 0 to 1."""
         start, end = RAMP
         return min(1.0, max(0.0, (self.step / self.total_steps - start) / (end - start)))
+
+    @property
+    def settled(self) -> bool:
+        """Whether weights may be compared by now."""
+        return self.step >= SETTLED * self.total_steps
 
     def run_epoch(self, epoch: int) -> Row:
         """Pass once over the training cells and look at the held-out ones."""
