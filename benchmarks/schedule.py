@@ -21,9 +21,10 @@ DONORS = 30
 
 def measure(study, held_out: np.ndarray, minibatch: int, steps: int, seed: int) -> dict:
     """Fit with one plan and judge it on the held-out donors."""
-    import invatlas as ia
     from sklearn.metrics import f1_score
     from sklearn.neighbors import KNeighborsClassifier
+
+    import invatlas as ia
 
     reference = study[~held_out]
     epochs = max(1, round(steps / max(1, 0.9 * reference.n_obs / minibatch)))

@@ -44,8 +44,9 @@ class Settings:
     classification_weight
         Weight of the prior's posterior as a classifier, per nat of cross entropy.
     dependence_weight
-        Weight of the dependence of z_I on the technical covariates given biology, and of
-        that of z_S on biology given the technical covariates.
+        Weight of the dependence of z_I on the technical covariates given biology.
+    spurious_dependence_weight
+        Weight of the dependence of z_S on biology given the technical covariates.
     shrinkage_weight
         Weight of the squared interaction in the prior means.
     epochs, minibatch_size
@@ -64,7 +65,7 @@ class Settings:
     likelihood: str = "negative_binomial"
     prior: str = "factorised"
     invariant_latents: int = 10
-    spurious_latents: int = 10
+    spurious_latents: int = 3
     hidden: int = 128
     layers: int = 2
     dropout: float = 0.1
@@ -74,6 +75,7 @@ class Settings:
     divergence_weight: float = 0.3
     classification_weight: float = 50.0
     dependence_weight: float = 200.0
+    spurious_dependence_weight: float = 20.0
     shrinkage_weight: float = 0.01
     epochs: int | None = None
     minibatch_size: int | None = None
@@ -136,6 +138,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "divergence_weight": (0.0, _MOST),
     "classification_weight": (0.0, _MOST),
     "dependence_weight": (0.0, _MOST),
+    "spurious_dependence_weight": (0.0, _MOST),
     "shrinkage_weight": (0.0, _MOST),
     "epochs": (1, _MOST),
     "minibatch_size": (2, _MOST),

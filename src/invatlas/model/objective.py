@@ -103,7 +103,7 @@ def weigh(
         "spurious_divergence": settings.divergence_weight,
         "classification": settings.classification_weight,
         "invariant_dependence": settings.dependence_weight * ramp,
-        "spurious_dependence": settings.dependence_weight * ramp,
+        "spurious_dependence": settings.spurious_dependence_weight * ramp,
         "shrinkage": settings.shrinkage_weight,
     }
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
