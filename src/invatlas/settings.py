@@ -65,7 +65,7 @@ class Settings:
     likelihood: str = "negative_binomial"
     prior: str = "factorised"
     invariant_latents: int = 10
-    spurious_latents: int = 3
+    spurious_latents: int = 5
     hidden: int = 128
     layers: int = 2
     dropout: float = 0.1
