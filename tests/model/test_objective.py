@@ -128,7 +128,8 @@ def test_terms_have_names_and_are_numbers(settings: Callable[..., ia.Settings]) 
 
 WEIGHTS = {
     "classification_weight": ["classification"],
-    "dependence_weight": ["invariant_dependence", "spurious_dependence"],
+    "dependence_weight": ["invariant_dependence"],
+    "spurious_dependence_weight": ["spurious_dependence"],
     "divergence_weight": ["invariant_divergence", "spurious_divergence"],
 }
 
