@@ -339,6 +339,8 @@ def interrupt_at(number: int, *arguments: object) -> tuple[int, str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # where the tests run in the background of a shell, SIGINT is ignored, also by children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert run.stdout is not None
     assert run.stdout.readline().strip() == "NOW"
