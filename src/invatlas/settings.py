@@ -1,6 +1,6 @@
 """Every choice a fit can be given, with the value it has when nobody chooses.
 
-`docs/decisions.md` says where each default was measured.
+`docs/decisions.md` says which defaults were measured, and how well.
 """
 
 from __future__ import annotations
