@@ -48,7 +48,7 @@ def test_storage_becomes_the_wanted_float(kind: type) -> None:
 
 def test_a_minibatch_holds_the_cells_asked_for_in_their_order() -> None:
     x = np.arange(12).reshape(4, 3)
-    source = CountSource(sp.csr_matrix(x), x.sum(1).astype(np.float32))
+    source = CountSource.from_matrix(sp.csr_matrix(x))
     cells = Cells(source, np.arange(8).reshape(4, 2), np.arange(4)[:, None])
     minibatch = cells.read(np.array([3, 0]))
     assert minibatch.counts.to_dense().tolist() == x[[3, 0]].tolist()
@@ -81,7 +81,7 @@ def test_cells_come_in_another_order_each_time_and_in_the_same_for_one_seed() ->
 
 def twenty_cells() -> tuple[Cells, list[np.ndarray]]:
     x = sp.csr_matrix(np.arange(1, 41).reshape(20, 2))
-    source = CountSource(x, np.ones(20, dtype=np.float32))
+    source = CountSource.from_matrix(x)
     codes = np.zeros((20, 1), dtype=np.int64)
     return Cells(source, codes, codes), [np.array([i]) for i in range(20)]
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
+from scipy.special import gammaln
 
 from invatlas.errors import CountsError, GeneError
 
 CHUNK = 8192
 LARGEST_COUNT = 2**31
+_LOG_FACTORIALS = gammaln(np.arange(1024) + 1.0)
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,13 @@ class CountSource:
         Counts (cell, gene), CSR of unsigned integers.
     library_size
         Counts of each cell over these genes, shape (cell,), float32; at least 1.
+    log_factorials
+        Sum of log(x!) over these genes of each cell, shape (cell,), float32.
     """
 
     matrix: sp.csr_matrix
     library_size: np.ndarray
+    log_factorials: np.ndarray
 
     @classmethod
     def from_anndata(
@@ -51,7 +56,13 @@ class CountSource:
         pieces = [compact((chunk @ selector).tocsr()) for _, chunk in read_counts(adata, layer)]
         widest = np.result_type(*[piece.dtype for piece in pieces])
         matrix = sp.vstack([piece.astype(widest, copy=False) for piece in pieces], format="csr")
-        return cls(matrix, np.maximum(row_sums(matrix), 1).astype(np.float32))
+        return cls.from_matrix(matrix)
+
+    @classmethod
+    def from_matrix(cls, matrix: sp.csr_matrix) -> CountSource:
+        """Hold compact counts (cell, gene) that were checked already."""
+        library_size = np.maximum(row_sums(matrix), 1).astype(np.float32)
+        return cls(matrix, library_size, sum_log_factorials(matrix).astype(np.float32))
 
     @property
     def n_cells(self) -> int:
@@ -97,6 +108,15 @@ def compact(matrix: sp.csr_matrix) -> sp.csr_matrix:
 def row_sums(matrix: sp.csr_matrix) -> np.ndarray:
     """Sum of each row, shape (cell,), without overflow of small integers."""
     return np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+
+
+def sum_log_factorials(matrix: sp.csr_matrix) -> np.ndarray:
+    """Sum of log(x!) over each row, shape (cell,); small counts are looked up."""
+    x = matrix.data.astype(np.int64)
+    terms = _LOG_FACTORIALS[np.minimum(x, len(_LOG_FACTORIALS) - 1)]
+    large = np.flatnonzero(x >= len(_LOG_FACTORIALS))
+    terms[large] = gammaln(x[large] + 1.0)
+    return row_sums(sp.csr_matrix((terms, matrix.indices, matrix.indptr), matrix.shape))
 
 
 def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) -> None:

@@ -2,7 +2,8 @@
 
 The counts of a minibatch are kept sparse in both directions: by cell (CSR) for the
 forward pass of the first layer, by gene (CSC) for the gradient of its weights. The
-transposition is done here, away from the training thread.
+transposition is done here, away from the training thread, and with numpy alone: a torch
+operation in a second thread would start a second pool of threads, and the two would fight.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from invatlas.data.counts import CountSource
+from invatlas.data.counts import CountSource, sum_log_factorials
+
+
+_AS_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,9 @@ class SparseCounts:
         each (nonzero,).
     gene_starts
         Where each gene begins in ``values[by_gene]``, shape (gene,).
+    log_factorials
+        Sum of log(x!) over the genes of each cell, shape (cell,): the part of every likelihood
+        of counts that no parameter enters.
     """
 
     values: Float[Tensor, " nonzero"]
@@ -47,6 +54,7 @@ class SparseCounts:
     by_gene: Int[Tensor, " nonzero"]
     cells_by_gene: Int[Tensor, " nonzero"]
     gene_starts: Int[Tensor, " gene"]
+    log_factorials: Float[Tensor, " cell"]
 
     @property
     def n_cells(self) -> int:
@@ -59,9 +67,19 @@ class SparseCounts:
         return self.gene_starts.shape[0]
 
     @classmethod
-    def from_csr(cls, matrix: sp.csr_matrix, dtype: torch.dtype = torch.float32) -> SparseCounts:
-        """Lay out a CSR matrix (cell, gene) for the model."""
+    def from_csr(
+        cls,
+        matrix: sp.csr_matrix,
+        dtype: torch.dtype = torch.float32,
+        log_factorials: np.ndarray | None = None,
+    ) -> SparseCounts:
+        """Lay out a CSR matrix (cell, gene) for the model.
+
+        ``log_factorials`` spares their computation where they are known already.
+        """
         n_cells = matrix.shape[0]
+        if log_factorials is None:
+            log_factorials = sum_log_factorials(matrix)
         nonzeros = np.arange(matrix.nnz, dtype=np.int64)
         transposed = sp.csr_matrix((nonzeros, matrix.indices, matrix.indptr), matrix.shape).tocsc()
         cells = np.repeat(np.arange(n_cells, dtype=np.int64), np.diff(matrix.indptr))
@@ -70,13 +88,14 @@ class SparseCounts:
             return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
 
         return cls(
-            values=torch.from_numpy(matrix.data.astype(np.float64, copy=True)).to(dtype),
+            values=torch.from_numpy(matrix.data.astype(_AS_NUMPY[dtype])),
             cells=integers(cells),
             genes=integers(matrix.indices),
             cell_starts=integers(matrix.indptr[:-1]),
             by_gene=integers(transposed.data),
             cells_by_gene=integers(transposed.indices),
             gene_starts=integers(transposed.indptr[:-1]),
+            log_factorials=torch.from_numpy(log_factorials.astype(_AS_NUMPY[dtype])),
         )
 
     def first(self, n_cells: int) -> SparseCounts:
@@ -94,6 +113,7 @@ class SparseCounts:
             self.by_gene[kept],
             self.cells_by_gene[kept],
             kept_before[self.gene_starts],
+            self.log_factorials[:n_cells],
         )
 
     def to_dense(self) -> Float[Tensor, "cell gene"]:
@@ -146,7 +166,9 @@ class Cells:
         """Bring some cells together as tensors."""
         return Minibatch(
             rows,
-            SparseCounts.from_csr(self.source.matrix[rows]),
+            SparseCounts.from_csr(
+                self.source.matrix[rows], log_factorials=self.source.log_factorials[rows]
+            ),
             torch.from_numpy(self.source.library_size[rows]),
             torch.from_numpy(self.biological[rows]),
             torch.from_numpy(self.technical[rows]),

@@ -9,14 +9,15 @@ energy distance (Szekely and Rizzo 2013, J. Statistical Planning and Inference 1
 
 X the latents of d in e, Y those of d elsewhere. A cell of the first kind contributes
 
-    (mean_Y |z - y| - mean_X |z - x|) / s
+    (E|z - Y| - E|z - X|) / s
 
 whose means over both sides add up to the distance. s, the mean distance of two cells of one
 class, makes it a share of the spread inside a class: shrinking the latents gains nothing,
 and a small residual in a tight class counts as much as a large one in a wide class.
 
 One minibatch holds too few cells of a class and a laboratory to compare. X and Y are
-therefore the cells met lately, whose latents are remembered and held fixed.
+therefore drawn, a few of each, from the cells met lately, whose latents are remembered and
+held fixed: the estimate is unbiased, and its cost does not grow with what is remembered.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 COMPARED_CELLS = 256
 REMEMBERED_CELLS = 2048
+DRAWS = 32
 FEWEST = 2
 
 
@@ -80,17 +82,35 @@ def dependence(
     total = z.new_zeros(())
     if not len(recent.z):
         return total
-    distance = torch.cdist(z, recent.z)
-    same_class = d[:, None] == recent.d
-    spread = (distance.detach() * same_class).sum() / same_class.sum().clamp_min(1)
     for c in range(e.shape[1]):
-        here = same_class & (e[:, c, None] == recent.e[:, c])
-        elsewhere = same_class & ~here & (recent.e[:, c] >= 0)
-        n_here, n_elsewhere = here.sum(1), elsewhere.sum(1)
-        enough = (n_here >= FEWEST) & (n_elsewhere >= FEWEST) & (e[:, c] >= 0)
-        contrast = (
-            elsewhere / n_elsewhere.clamp_min(1)[:, None] - here / n_here.clamp_min(1)[:, None]
-        )
-        contribution = (distance * contrast).sum(1)
-        total = total + (contribution * enough).sum() / (len(z) * spread.clamp_min(1e-12))
+        drawn, enough = draw_partners(d, e[:, c], recent.d, recent.e[:, c])
+        distance = torch.linalg.vector_norm(z[:, None] - recent.z[drawn], dim=2) * enough[:, None]
+        here, elsewhere = distance.sum(0).view(2, DRAWS).sum(1)
+        spread = (here + elsewhere).detach() / (2 * enough.sum()).clamp_min(1)
+        total = total + (elsewhere - here) / (len(z) * spread.clamp_min(1e-12))
     return total
+
+
+def draw_partners(
+    d: Int[Tensor, " compared"],
+    e: Int[Tensor, " compared"],
+    recent_d: Int[Tensor, " recent"],
+    recent_e: Int[Tensor, " recent"],
+) -> tuple[Int[Tensor, "compared drawn"], Bool[Tensor, " compared"]]:
+    """Positions of remembered cells of the same class, and for which cells there are enough.
+
+    The first half of each row is drawn from the same value of e, the second from the others.
+    """
+    width = int(torch.maximum(e.max(), recent_e.max())) + 2  # a missing value is the first
+    keys, order = (recent_d * width + recent_e + 1).sort()
+    bounds = torch.stack([d * width + 1, d * width + e + 1, d * width + e + 2, (d + 1) * width])
+    class_start, start, end, class_end = torch.searchsorted(keys, bounds)
+    n_here = end - start
+    n_elsewhere = class_end - class_start - n_here
+    enough = (n_here >= FEWEST) & (n_elsewhere >= FEWEST) & (e >= 0)
+    share = torch.rand(2, len(d), DRAWS)
+    here = start[:, None] + (share[0] * n_here[:, None]).long()
+    elsewhere = class_start[:, None] + (share[1] * n_elsewhere[:, None]).long()
+    elsewhere += n_here[:, None] * (elsewhere >= start[:, None])
+    drawn = torch.cat([here, elsewhere], 1).clamp_max(len(keys) - 1)
+    return order[drawn], enough

@@ -80,31 +80,31 @@ class _NegativeBinomial(torch.autograd.Function):
         place = cells * counts.n_genes + genes
         theta = log_theta.exp()
         mu = torch.softmax(logits, 1).mul_(library_size[:, None])
-        ratio = mu / theta
-        log1p_ratio = ratio.log1p()
         x_mu, x_theta = mu.view(-1)[place], theta[genes]
         tiny = torch.finfo(mu.dtype).tiny
-        terms = x * ((x_theta + x_mu).log() - x_mu.clamp_min(tiny).log())
-        terms -= torch.lgamma(x + x_theta) - torch.lgamma(theta)[genes] - torch.lgamma(x + 1)
-        nll = (log1p_ratio @ theta).index_add_(0, cells, terms)
+        terms = (x_theta + x_mu).log_().sub_(x_mu.clamp_min(tiny).log_()).mul_(x)
+        terms.sub_(torch.lgamma(x + x_theta)).add_(torch.lgamma(theta)[genes])
+        nll = (mu / theta).log1p_() @ theta
+        nll.index_add_(0, cells, terms).add_(counts.log_factorials)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(mu, ratio, log1p_ratio, theta, library_size, place)
+            ctx.save_for_backward(mu, theta, library_size, place)
             ctx.counts = counts
         return nll
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
-        mu, ratio, log1p_ratio, theta, library_size, place = ctx.saved_tensors
+        mu, theta, library_size, place = ctx.saved_tensors
         counts: SparseCounts = ctx.counts
         x, cells, genes = counts.values, counts.cells, counts.genes
         x_mu, x_theta = mu.view(-1)[place], theta[genes]
-        h = (ratio + 1).reciprocal_().mul_(mu)
+        ratio = mu / theta
+        h = mu / (ratio + 1)
         log_theta_gradient = None
         if ctx.needs_input_grad[2]:
             x_terms = x / (x_theta + x_mu) - torch.digamma(x + x_theta)
-            x_terms += torch.digamma(theta)[genes]
-            per_gene = (gradient @ log1p_ratio).index_add_(0, genes, gradient[cells] * x_terms)
+            x_terms.add_(torch.digamma(theta)[genes]).mul_(gradient[cells])
+            per_gene = (gradient @ ratio.log1p_()).index_add_(0, genes, x_terms)
             log_theta_gradient = theta * per_gene - gradient @ h
         h.view(-1).index_add_(0, place, x * x_mu / (x_theta + x_mu) - x)
         h.addcmul_(mu, (h.sum(1) / library_size)[:, None], value=-1)

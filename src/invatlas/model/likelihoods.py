@@ -71,7 +71,8 @@ class Poisson(CountDistribution):
         x, cells = counts.values, counts.cells
         log_scale = self.library_size.log() - torch.logsumexp(self.logits, 1)
         log_mu = self.logits[cells, counts.genes] + log_scale[cells]
-        return (-self.library_size).index_add(0, cells, x * log_mu - torch.lgamma(x + 1))
+        constant = -self.library_size - counts.log_factorials
+        return constant.index_add(0, cells, x * log_mu)
 
     @property
     def mean(self) -> Float[Tensor, "cell gene"]:  # noqa: D102

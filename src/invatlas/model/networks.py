@@ -22,13 +22,34 @@ from invatlas.model.kernels import sparse_linear
 from invatlas.model.priors import DiagonalGaussian
 
 
+class Dropout(nn.Module):
+    """Zero a share of the entries, and scale the others so that the mean stays.
+
+    Random bytes decide, eight from each draw, so the share is rounded to 1 / 256: on a
+    processor this takes a fifth of the time of one uniform number for every entry.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.zeroed = round(256 * share)
+
+    def forward(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Apply while training; return the input as it is otherwise."""
+        if not self.training or not self.zeroed:
+            return y
+        draws = torch.empty(-(-y.numel() // 8), dtype=torch.int64, device=y.device)
+        random_bytes = draws.random_(-(2**63), None).view(torch.uint8)[: y.numel()]
+        kept = (random_bytes >= self.zeroed).view(y.shape)
+        return y * kept * (256 / (256 - self.zeroed))
+
+
 class Hidden(nn.Module):
     """Batch normalisation, rectifier and dropout after a linear map."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.normalise = nn.BatchNorm1d(width, eps=1e-3)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, y: Float[Tensor, "cell hidden"]) -> Float[Tensor, "cell hidden"]:
         """Apply to the output of a linear map."""
@@ -65,7 +86,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("median_library_size", torch.tensor(median_library_size))
-        self.forget_genes = nn.Dropout(input_dropout)
+        self.forget_genes = Dropout(input_dropout)
         self.hidden = hidden
         bound = 1 / math.sqrt(n_genes)
         self.first = nn.Parameter(

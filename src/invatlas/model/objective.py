@@ -106,4 +106,5 @@ def weigh(
         "spurious_dependence": settings.spurious_dependence_weight * ramp,
         "shrinkage": settings.shrinkage_weight,
     }
-    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    values = torch.stack(list(terms.values()))
+    return values @ values.new_tensor([weights[name] for name in terms])

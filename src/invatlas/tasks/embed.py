@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from anndata import AnnData
@@ -70,7 +72,7 @@ def match_counts(
     )
     source = CountSource.from_anndata(adata, atlas.genes, layer)
     present = np.float32(1 - overlap.missing_share)
-    return CountSource(source.matrix, source.library_size / present), overlap
+    return replace(source, library_size=source.library_size / present), overlap
 
 
 @torch.inference_mode()

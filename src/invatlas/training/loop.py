@@ -236,18 +236,22 @@ class Means:
     """Running means of named terms over cells."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.names: list[str] = []
+        self.sums = torch.zeros(0)
         self.n_cells = 0
 
     def add(self, terms: dict[str, Tensor], n_cells: int) -> None:
-        """Add the means over some cells."""
-        self.n_cells += n_cells
-        for name, term in terms.items():
-            self.sums[name] = self.sums.get(name, torch.zeros(())) + term.detach() * n_cells
+        """Add the means over some cells; the terms are the same at every call."""
+        values = torch.stack(list(terms.values())).detach() * n_cells
+        self.sums = self.sums + values if self.n_cells else values
+        self.names, self.n_cells = list(terms), self.n_cells + n_cells
 
     def values(self) -> Row:
         """Mean of each term; nothing before the first cell."""
-        return {name: total.item() / self.n_cells for name, total in self.sums.items()}
+        return {
+            name: total / self.n_cells
+            for name, total in zip(self.names, self.sums.tolist(), strict=True)
+        }
 
 
 def _without_unseen_values(cells: Cells, split: Split) -> Cells:
