@@ -21,7 +21,6 @@ from torch import Tensor
 
 from invatlas.data.counts import CountSource, sum_log_factorials
 
-
 _AS_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 

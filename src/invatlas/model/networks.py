@@ -33,7 +33,7 @@ class Dropout(nn.Module):
         super().__init__()
         self.zeroed = round(256 * share)
 
-    def forward(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def forward(self, y: Tensor) -> Tensor:
         """Apply while training; return the input as it is otherwise."""
         if not self.training or not self.zeroed:
             return y
