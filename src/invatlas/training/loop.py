@@ -69,7 +69,7 @@ def plan_training(n_cells: int, settings: Settings) -> Plan:
         256 if n_cells < 50_000 else 512 if n_cells < 500_000 else 1024
     )
     steps_an_epoch = max(1, n_cells / size)
-    epochs = settings.epochs or round(min(200, max(8, 600 / steps_an_epoch)))
+    epochs = settings.epochs or round(min(200, max(8, 1000 / steps_an_epoch)))
     return Plan(epochs, size)
 
 
