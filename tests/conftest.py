@@ -30,6 +30,7 @@ QUICK: dict[str, Any] = {
     "invariant_latents": 5,
     "spurious_latents": 3,
     "genes": 0,
+    "spared_donors": 0.0,
     "seed": 1,
 }
 

@@ -63,9 +63,10 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, cells: Path) -> Path:
     return folder
 
 
-def test_fit_writes_the_five_files(fitted: Path, cells: Path) -> None:
+def test_fit_writes_the_six_files(fitted: Path, cells: Path) -> None:
     assert sorted(file.name for file in fitted.iterdir()) == [
         "atlas.json",
+        "calibration.safetensors",
         "history.csv",
         "latents.h5ad",
         "model.safetensors",

@@ -18,18 +18,23 @@ if TYPE_CHECKING:
     from invatlas.report.page import write_report
     from invatlas.settings import Settings
     from invatlas.storage import load, save
+    from invatlas.tasks.annotate import annotate, prediction_sets
     from invatlas.tasks.embed import embed
     from invatlas.tasks.map import map_cells
+    from invatlas.tasks.novelty import novelty
     from invatlas.tasks.summary import summarise
 
 _PLACES = {
     "Atlas": "atlas",
     "InvatlasError": "errors",
     "Settings": "settings",
+    "annotate": "tasks.annotate",
     "embed": "tasks.embed",
     "fit": "atlas",
     "load": "storage",
     "map_cells": "tasks.map",
+    "novelty": "tasks.novelty",
+    "prediction_sets": "tasks.annotate",
     "save": "storage",
     "simulate": "data.simulate",
     "summarise": "tasks.summary",
@@ -40,10 +45,13 @@ __all__ = [
     "Atlas",
     "InvatlasError",
     "Settings",
+    "annotate",
     "embed",
     "fit",
     "load",
     "map_cells",
+    "novelty",
+    "prediction_sets",
     "save",
     "simulate",
     "summarise",

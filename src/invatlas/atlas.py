@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,12 +19,13 @@ from invatlas.data.counts import CountSource
 from invatlas.data.covariates import MISSING, Covariate, Schema, combine
 from invatlas.data.genes import select_genes
 from invatlas.data.minibatch import Cells
-from invatlas.errors import CountsError, DataError, GeneError
+from invatlas.errors import CountsError, DataError, GeneError, TrainingError
 from invatlas.model.invae import CovariateTable, Model
 from invatlas.settings import Settings
+from invatlas.training.calibration import Calibration, calibrate, calibrate_on_donors
 from invatlas.training.loop import Plan, Training, plan_training, train
 from invatlas.training.progress import watch
-from invatlas.training.split import Split, split_cells
+from invatlas.training.split import Split, split_cells, split_donors
 
 MINIMUM_CELLS = 10
 
@@ -50,6 +51,8 @@ class Atlas:
         of the objective for training (``train_``) and held-out (``held_out_``) cells.
     record
         What else is worth knowing, in plain values: layer, cells, training, versions, warnings.
+    calibration
+        How far calls can be trusted, from held-out cells; None where there were too few.
     """
 
     model: Model
@@ -59,6 +62,7 @@ class Atlas:
     settings: Settings
     history: pd.DataFrame
     record: dict[str, Any]
+    calibration: Calibration | None
 
 
 def fit(
@@ -118,28 +122,13 @@ def fit(
             f"None of the {len(names)} genes is counted in any of {adata.n_obs} cells."
         )
     cells = Cells(source, biological_codes, technical_codes)
-    plan = plan_training(adata.n_obs, settings)
     split = split_cells(
         cells.biological, cells.technical, settings.held_out, np.random.default_rng(settings.seed)
     )
-    with torch.random.fork_rng(devices=[]), watch(plan.epochs, progress) as on_epoch:
-        torch.manual_seed(settings.seed)
-        model = Model(
-            len(names),
-            tabulate(schema.biological, cells.biological[split.train]),
-            tabulate(schema.technical, cells.technical[split.train]),
-            float(np.median(source.library_size)),
-            settings,
-        )
-        training = train(
-            model,
-            cells,
-            split,
-            plan,
-            settings,
-            on_epoch,
-            lambda rows: _describe(rows, cells, adata, schema),
-        )
+    job = Job(cells, schema, settings, lambda rows: _describe(rows, cells, adata, schema), progress)
+    with torch.random.fork_rng(devices=[]):
+        model, training = job.run(split, "fit")
+        calibration = job.calibrate(model, training, split)
     totals = np.asarray(source.matrix.sum(axis=0, dtype=np.float64)).ravel()
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -147,12 +136,72 @@ def fit(
         "genes_given": genes is not None,
         "cells": adata.n_obs,
         "held_out": _describe_split(split, schema, cells),
-        "training": _training_record(training, plan, time.perf_counter() - start),
+        "training": _training_record(training, job.plan(split), time.perf_counter() - start),
         "warnings": _warnings(adata, cells, schema),
         "versions": package_versions(),
     }
     history = pd.DataFrame(training.history)
-    return Atlas(model, schema, tuple(names), totals / totals.sum(), settings, history, record)
+    shares = totals / totals.sum()
+    return Atlas(model, schema, tuple(names), shares, settings, history, record, calibration)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells to fit a model to, with everything that stays the same from one fit to the next."""
+
+    cells: Cells
+    schema: Schema
+    settings: Settings
+    describe: Callable[[np.ndarray], str]
+    progress: bool
+
+    def plan(self, split: Split) -> Plan:
+        """Epochs and minibatch size for the cells of a split."""
+        return plan_training(len(split.train) + len(split.held_out), self.settings)
+
+    def run(self, split: Split, title: str) -> tuple[Model, Training]:
+        """Fit a new model; the seed decides everything."""
+        torch.manual_seed(self.settings.seed)
+        model = Model(
+            self.cells.source.matrix.shape[1],
+            tabulate(self.schema.biological, self.cells.biological[split.train]),
+            tabulate(self.schema.technical, self.cells.technical[split.train]),
+            float(np.median(self.cells.source.library_size)),
+            self.settings,
+        )
+        plan = self.plan(split)
+        with watch(plan.epochs, self.progress, title) as on_epoch:
+            return model, train(
+                model, self.cells, split, plan, self.settings, on_epoch, self.describe
+            )
+
+    def calibrate(self, model: Model, training: Training, split: Split) -> Calibration | None:
+        """Learn from held-out cells how far calls can be trusted; from spared donors if need be.
+
+        A second fit that is interrupted or fails leaves the calibration on cells drawn at random.
+        """
+        settings, cells = self.settings, self.cells
+        generator = np.random.default_rng(settings.seed)
+        found = calibrate(model, cells, split, generator)
+        enough = split.covariate is not None or training.stopped == "interrupted"
+        if found is None or enough or not settings.spared_donors:
+            return found
+        spared = split_donors(cells.biological, cells.technical, settings.spared_donors, generator)
+        if spared is None:
+            return found
+        rows = spared.train
+        inner = split_cells(
+            cells.biological[rows], cells.technical[rows], settings.held_out, generator
+        )
+        inner = Split(rows[inner.train], rows[inner.held_out], None)
+        try:
+            second, second_training = self.run(inner, "calibration")
+        except (KeyboardInterrupt, TrainingError):
+            return found
+        tables = [fitted.prior_invariant.combinations for fitted in (model, second)]
+        if second_training.stopped == "interrupted" or not torch.equal(*tables):
+            return found
+        return calibrate_on_donors(found, second, inner, cells, spared.held_out, generator)
 
 
 def tabulate(covariates: Sequence[Covariate], codes: np.ndarray) -> CovariateTable:

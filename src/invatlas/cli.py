@@ -120,19 +120,46 @@ def map_query(
         float,
         typer.Option(min=0.0, max=1.0, help="Share of the reference's counts in common genes."),
     ] = 0.5,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(help="What is known of all cells, as covariate=value; may be repeated."),
+    ] = None,
+    label_prior: Annotated[
+        str, typer.Option(help="Label frequencies: reference, uniform or query.")
+    ] = "reference",
+    abstain_below: Annotated[
+        float, typer.Option(help="Joint probability under which no call is made.")
+    ] = 0.5,
+    false_discovery_rate: Annotated[
+        float, typer.Option(help="Expected share of known cells among those flagged.")
+    ] = 0.05,
     overwrite: Overwrite = False,
 ) -> None:
-    """Bring new cells into an atlas; no obs column is needed or looked at."""
+    """Bring new cells into an atlas: latents, calls, confidence, novelty; from counts alone."""
     with explained():
         from invatlas.storage import load
+        from invatlas.tasks.annotate import Calling
         from invatlas.tasks.map import map_cells
 
+        calling = Calling(
+            _read_given(given or []), label_prior, abstain_below, false_discovery_rate
+        )
         _refuse_folder(output)
         _refuse_existing(output, overwrite)
         loaded = load(atlas)
         adata = _read_cells(query)
-        mapped = map_cells(loaded, adata, layer=layer, minimum_overlap=minimum_overlap)
+        mapped = map_cells(
+            loaded, adata, calling=calling, layer=layer, minimum_overlap=minimum_overlap
+        )
         screen.print(mapped.overlap.describe())
+        for note in mapped.notes:
+            screen.print(f"[yellow]Note[/]: {escape(note)}")
+        obs = mapped.cells.obs
+        screen.print(
+            f"{obs['novelty_flag'].sum():,} cells are flagged as new, "
+            f"{obs['abstained'].sum():,} in all are not called."
+        )
+        adata.obs = obs
         for name in mapped.cells.obsm:
             adata.obsm[name] = mapped.cells.obsm[name]
         _write_cells(adata, output)
@@ -286,6 +313,16 @@ def _read_assignments(assignments: list[str]) -> dict[str, Any]:
         except ValueError:
             values[name.strip()] = text
     return values
+
+
+def _read_given(assignments: list[str]) -> dict[str, list[str]]:
+    given: dict[str, list[str]] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"--given {assignment!r} has no value; write it as name=value.")
+        given.setdefault(name.strip(), []).append(value.strip())
+    return given
 
 
 def _read_genes(path: str) -> list[str]:

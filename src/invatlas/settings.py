@@ -57,6 +57,10 @@ class Settings:
         Share of cells (whole donors where there are at least 20) kept for early stopping.
     patience
         Epochs without improvement on held-out cells before training stops.
+    spared_donors
+        Share of cells, in whole donors, that a second fit spares to calibrate calls with where
+        training cannot spare them itself; 0 makes no second fit and calibrates on cells drawn at
+        random.
     seed
         Seed of every random choice.
     """
@@ -84,6 +88,7 @@ class Settings:
     gradient_norm: float = 10.0
     held_out: float = 0.1
     patience: int = 30
+    spared_donors: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -147,6 +152,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "gradient_norm": (1e-6, _MOST),
     "held_out": (0.0, 0.5),
     "patience": (1, _MOST),
+    "spared_donors": (0.0, 0.5),
     "seed": (0, 2**32 - 1),
 }
 

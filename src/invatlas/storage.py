@@ -1,8 +1,9 @@
 """An atlas on disk: weights in safetensors, everything else in plain JSON and CSV.
 
-    model.safetensors   weights and the priors' tables
-    atlas.json          format, run, schema, genes, training record, package versions
-    history.csv         one row an epoch
+    model.safetensors         weights and the priors' tables
+    calibration.safetensors   scores of held-out cells, where there were enough of them
+    atlas.json                format, run, schema, genes, training record, package versions
+    history.csv               one row an epoch
 
 An atlas is written beside its place and moved there whole; a load compares names, shapes
 and types with what the configuration promises before any tensor is allocated.
@@ -16,9 +17,9 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ from invatlas.data.covariates import Schema
 from invatlas.errors import SettingsError, StorageError
 from invatlas.model.invae import CovariateTable, Model
 from invatlas.settings import Settings
+from invatlas.training.calibration import Calibration
 
 FORMAT = "invatlas atlas"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MODEL, CARD, HISTORY = "model.safetensors", "atlas.json", "history.csv"
+CALIBRATION = "calibration.safetensors"
 RECORD = (
     "created",
     "layer",
@@ -47,7 +50,7 @@ RECORD = (
     "warnings",
     "versions",
 )
-FILES = frozenset({MODEL, CARD, HISTORY, "latents.h5ad", "report.html"})
+FILES = frozenset({MODEL, CALIBRATION, CARD, HISTORY, "latents.h5ad", "report.html"})
 MAXIMUM_CARD_BYTES = 256 * 2**20
 _DAMAGE = (
     ArithmeticError,
@@ -106,14 +109,13 @@ def load(path: str | Path) -> Atlas:
             )
     except _DAMAGE as error:
         raise StorageError(f"{folder / CARD} is damaged: {error!r}.") from error
-    weights = _read_weights(folder / MODEL, model)
-    if _digest(folder / MODEL) != card.get("model_sha256"):
-        raise StorageError(f"{folder / MODEL} does not belong to its {CARD}: another fit wrote it.")
+    weights = _read_tensors(folder / MODEL, model.state_dict(), card.get("model_sha256"))
     model.load_state_dict(weights, assign=True)
     _check_tables(model, schema, folder / MODEL)
     model.eval()
     history = _read_history(folder / HISTORY, record["training"]["epochs"])
-    return Atlas(model, schema, genes, shares, settings, history, record)
+    calibration = _read_calibration(folder, card.get("calibration"), settings)
+    return Atlas(model, schema, genes, shares, settings, history, record, calibration)
 
 
 def write_atlas(atlas: Atlas, folder: Path) -> None:
@@ -124,6 +126,7 @@ def write_atlas(atlas: Atlas, folder: Path) -> None:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "model_sha256": _digest(folder / MODEL),
+        "calibration": _write_calibration(atlas.calibration, folder / CALIBRATION),
         "run": {
             "biological": [c.name for c in atlas.schema.biological],
             "technical": [c.name for c in atlas.schema.technical],
@@ -232,16 +235,17 @@ def _promised_table(schema: Schema, role: str, sizes: dict[str, int]) -> Covaria
     )
 
 
-def _read_weights(file: Path, model: Model) -> dict[str, torch.Tensor]:
-    promised = model.state_dict()
+def _read_tensors(
+    file: Path, promised: Mapping[str, torch.Tensor], digest: object
+) -> dict[str, torch.Tensor]:
     try:
-        with safe_open(file, framework="pt") as weights:
-            names = set(weights.keys())
+        with safe_open(file, framework="pt") as tensors:
+            names = set(tensors.keys())
             if names != set(promised):
                 odd = sorted(names ^ set(promised))[0]
                 raise StorageError(f"{file} does not belong to its {CARD}: tensor {odd!r} is odd.")
             for name, tensor in promised.items():
-                stored = weights.get_slice(name)
+                stored = tensors.get_slice(name)
                 found = (stored.get_dtype(), tuple(stored.get_shape()))
                 wanted = (_TYPES[tensor.dtype], tuple(tensor.shape))
                 if found != wanted:
@@ -249,13 +253,52 @@ def _read_weights(file: Path, model: Model) -> dict[str, torch.Tensor]:
                         f"{file} does not belong to its {CARD}: tensor {name!r} is {found}, "
                         f"not {wanted}."
                     )
-            return {name: weights.get_tensor(name) for name in promised}
+            found_tensors = {name: tensors.get_tensor(name) for name in promised}
     except FileNotFoundError:
-        raise StorageError(f"{file.parent} holds no whole atlas: {MODEL} is missing.") from None
+        raise StorageError(f"{file.parent} holds no whole atlas: {file.name} is missing.") from None
     except (SafetensorError, OSError) as error:
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"{file} is truncated or no safetensors file ({error}).") from error
+    if _digest(file) != digest:
+        raise StorageError(f"{file} does not belong to its {CARD}: another fit wrote it.")
+    return found_tensors
+
+
+def _write_calibration(calibration: Calibration | None, file: Path) -> dict[str, Any] | None:
+    if calibration is None:
+        return None
+    values = {field.name: getattr(calibration, field.name) for field in fields(calibration)}
+    tensors = {k: v.contiguous() for k, v in values.items() if isinstance(v, torch.Tensor)}
+    save_file(tensors, file)
+    plain = {name: value for name, value in values.items() if name not in tensors}
+    cells, landmarks = len(calibration.call_scores), len(calibration.landmarks)
+    return {**plain, "cells": cells, "landmarks": landmarks, "sha256": _digest(file)}
+
+
+def _read_calibration(folder: Path, card: Any, settings: Settings) -> Calibration | None:
+    if card is None:
+        return None
+    try:
+        cells, landmarks = int(card["cells"]), int(card["landmarks"])
+        temperature, gap, brier = (
+            float(card[name]) for name in ("temperature", "expected_calibration_error", "brier")
+        )
+        whole_donors = bool(card["whole_donors"])
+        with torch.device("meta"):
+            promised = {
+                "call_scores": torch.empty(cells),
+                "novelty_scores": torch.empty(cells),
+                "called": torch.empty(cells, dtype=torch.int64),
+                "landmarks": torch.empty(landmarks, settings.invariant_latents),
+                "standard": torch.empty(2, 2),
+            }
+        if not temperature > 0:
+            raise ValueError("the temperature is not positive")
+    except _DAMAGE as error:
+        raise StorageError(f"{folder / CARD} is damaged: {error!r}.") from error
+    tensors = _read_tensors(folder / CALIBRATION, promised, card.get("sha256"))
+    return Calibration(temperature, gap, brier, whole_donors, **tensors)
 
 
 def _check_tables(model: Model, schema: Schema, file: Path) -> None:

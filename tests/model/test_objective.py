@@ -13,9 +13,9 @@ from torch.distributions import Normal, kl_divergence
 
 import invatlas as ia
 from invatlas.data.minibatch import Minibatch, SparseCounts
+from invatlas.model.calls import call_log_probabilities
 from invatlas.model.invae import CovariateTable, LatentView, Model
 from invatlas.model.objective import (
-    call_log_probabilities,
     divergence,
     nobody_yet,
     objective_terms,
@@ -72,7 +72,7 @@ def test_divergence_bounds_that_from_the_mixture(view: LatentView) -> None:
 def test_calls_are_bayes_rule(view: LatentView) -> None:
     joint = view.prior.log_evidence(view.posterior).exp() * view.prior.log_weight.exp()
     expected = joint / joint.sum(1, keepdim=True)
-    torch.testing.assert_close(call_log_probabilities(view).exp(), expected)
+    torch.testing.assert_close(call_log_probabilities(view.posterior, view.prior).exp(), expected)
 
 
 def make_model(settings: Callable[..., ia.Settings], **changes: object) -> Model:
@@ -214,7 +214,9 @@ def test_calls_of_labelled_cells_come_to_agree_with_their_labels(
         find_terms(model, minibatch, settings())["classification"].backward()
         optimiser.step()
     view = model(minibatch).invariant
-    called = model.prior_invariant.combinations[call_log_probabilities(view).argmax(1)]
+    called = model.prior_invariant.combinations[
+        call_log_probabilities(view.posterior, view.prior).argmax(1)
+    ]
     assert (called == biological).all(1).float().mean() > 0.9
 
 

@@ -14,7 +14,8 @@ from anndata import AnnData
 
 import invatlas as ia
 from invatlas.errors import CountsError, GeneError, SettingsError
-from invatlas.tasks import embed as embedding
+from invatlas.tasks.embed import match_counts
+from invatlas.training import posterior
 
 WHICH = pytest.mark.parametrize("which", ["invariant", "spurious"])
 
@@ -135,7 +136,7 @@ def test_order_of_cells_and_size_of_chunks_do_not_matter(
     found = ia.embed(atlas, study[order].copy())
     np.testing.assert_allclose(found, expected["invariant"][order], rtol=1e-4, atol=1e-5)
     for chunk in (1, 7, 599):
-        monkeypatch.setattr(embedding, "CHUNK", chunk)
+        monkeypatch.setattr(posterior, "CHUNK", chunk)
         found = ia.embed(atlas, study[:60].copy())
         np.testing.assert_allclose(found, expected["invariant"][:60], rtol=1e-4, atol=1e-5)
 
@@ -176,7 +177,7 @@ def test_missing_genes_raise_the_library_size_by_their_share(
     shares = pd.Series(atlas.gene_shares, atlas.genes)
     small = shares.sort_values().index[:30]
     kept = [name for name in study.var_names if name not in set(small)]
-    source, overlap = embedding.match_counts(atlas, study[:, kept].copy(), None, 0.5)
+    source, overlap = match_counts(atlas, study[:, kept].copy(), None, 0.5)
     assert overlap.n_missing == 30
     assert overlap.missing_share == pytest.approx(shares[small].sum())
     np.testing.assert_allclose(

@@ -3,7 +3,7 @@
     reconstruction         - E_q log p(x | z_I, z_S)
     invariant_divergence   - log sum_{d in A} p(d | A) exp(-KL(q(z_I | x) || p(z_I | d)))
     spurious_divergence    the same for z_S and e
-    classification         - w log sum_{d in A} p(d | x),  p(d | x) ~ p(d) E_q p(z_I | d)
+    classification         - w log sum_{d in A} p(d | x)                 (see calls.py)
     invariant_dependence   of z_I on e given d (see independence.py)
     spurious_dependence    of z_S on d given e
     shrinkage              squared interaction of the priors
@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from invatlas.data.minibatch import Minibatch
+from invatlas.model.calls import call_log_probabilities
 from invatlas.model.independence import RecentCells, dependence, nobody
 from invatlas.model.invae import Explanation, LatentView
 from invatlas.model.priors import summed_out
@@ -34,12 +35,6 @@ def divergence(view: LatentView) -> Float[Tensor, " cell"]:
     log_weight = view.prior.log_weight.expand(view.allowed.shape)
     evidence = summed_out(log_weight - view.prior.divergence(view.posterior), view.allowed)
     return summed_out(log_weight, view.allowed) - evidence
-
-
-def call_log_probabilities(view: LatentView) -> Float[Tensor, "cell combination"]:
-    """Log-posterior over combinations, given the counts alone."""
-    logits = view.prior.log_evidence(view.posterior) + view.prior.log_weight
-    return torch.log_softmax(logits, 1)
 
 
 def classification(view: LatentView, calls: Float[Tensor, "cell combination"]) -> Float[Tensor, ""]:
@@ -69,7 +64,7 @@ def objective_terms(
 ) -> tuple[dict[str, Float[Tensor, ""]], Recent]:
     """Mean of every term over the minibatch, and the memory with its cells added."""
     invariant, spurious = explanation.invariant, explanation.spurious
-    calls = call_log_probabilities(invariant)
+    calls = call_log_probabilities(invariant.posterior, invariant.prior)
     d = likeliest(calls, invariant)
     e = likeliest(spurious.prior.log_prob(spurious.posterior.mean), spurious)
     z_i = (invariant.embedding, d, minibatch.technical)

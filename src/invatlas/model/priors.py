@@ -45,6 +45,11 @@ class DiagonalGaussian:
         noise = torch.randn_like(self.mean)
         return torch.addcmul(self.mean, noise, (0.5 * self.log_variance).exp())
 
+    def split(self, n_cells: int) -> list[DiagonalGaussian]:
+        """Parts of some cells each, in order."""
+        parts = zip(self.mean.split(n_cells), self.log_variance.split(n_cells), strict=True)
+        return [DiagonalGaussian(mean, log_variance) for mean, log_variance in parts]
+
 
 @dataclass(frozen=True)
 class ConditionalGaussians:

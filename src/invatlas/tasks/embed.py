@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
 from invatlas.data.counts import CountSource
 from invatlas.data.genes import GeneOverlap, match_genes
-from invatlas.data.minibatch import SparseCounts
 from invatlas.errors import SettingsError
+from invatlas.training.posterior import encode_cells
 
 LATENTS = ("invariant", "spurious")
 MINIMUM_OVERLAP = 0.5
-CHUNK = 2048
 
 
 def embed(
@@ -56,7 +54,7 @@ def embed(
     if which not in LATENTS:
         raise SettingsError(f"which is {which!r}; it takes {' or '.join(LATENTS)}.")
     source, _ = match_counts(atlas, adata, layer, minimum_overlap)
-    return embed_counts(atlas, source)[which]
+    return encode_cells(atlas.model, source)[which].mean.numpy()
 
 
 def match_counts(
@@ -73,16 +71,3 @@ def match_counts(
     source = CountSource.from_anndata(adata, atlas.genes, layer)
     present = np.float32(1 - overlap.missing_share)
     return replace(source, library_size=source.library_size / present), overlap
-
-
-@torch.inference_mode()
-def embed_counts(atlas: Atlas, source: CountSource) -> dict[str, np.ndarray]:
-    """Posterior means (cell, latent) of both sets, of counts in the atlas's genes."""
-    chunks: dict[str, list[np.ndarray]] = {which: [] for which in LATENTS}
-    for start in range(0, source.n_cells, CHUNK):
-        rows = slice(start, start + CHUNK)
-        counts = SparseCounts.from_csr(source.matrix[rows])
-        library_size = torch.from_numpy(source.library_size[rows])
-        for which, posterior in atlas.model.encode(counts, library_size).items():
-            chunks[which].append(posterior.mean.numpy())
-    return {which: np.concatenate(pieces) for which, pieces in chunks.items()}

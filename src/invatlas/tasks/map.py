@@ -9,8 +9,10 @@ from anndata import AnnData
 
 from invatlas.atlas import Atlas
 from invatlas.data.genes import GeneOverlap
-from invatlas.tasks.embed import MINIMUM_OVERLAP, embed_counts, match_counts
+from invatlas.tasks.annotate import Calling, describe, unknown_values
+from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
 from invatlas.tasks.layout import lay_out
+from invatlas.training.posterior import encode_cells
 
 
 @dataclass(frozen=True)
@@ -20,31 +22,38 @@ class Mapped:
     Attributes
     ----------
     cells
-        obs of the cells, obsm ``X_invariant`` and ``X_spurious``; no counts.
+        obs of the cells, with the columns of :func:`invatlas.annotate` where calls were wanted;
+        obsm ``X_invariant`` and ``X_spurious``; no counts.
     overlap
         How the genes of the cells met those of the atlas.
+    notes
+        Sentences a user should read: labels of the query that the atlas does not know.
     """
 
     cells: AnnData
     overlap: GeneOverlap
+    notes: list[str]
 
 
 def map_cells(
     atlas: Atlas,
     adata: AnnData,
     *,
+    calling: Calling | None = None,
     layer: str | None = None,
     minimum_overlap: float = MINIMUM_OVERLAP,
     layout: bool = False,
 ) -> Mapped:
-    """Embed cells and, where wanted, lay them out on a plane.
+    """Embed cells and, where wanted, call them and lay them out on a plane.
 
     Parameters
     ----------
     atlas
         A fitted atlas.
     adata
-        Raw counts; no column of obs is needed or looked at.
+        Raw counts; no column of obs is needed or used.
+    calling
+        How to call cells; no calls without it.
     layer
         Layer of the counts; X where none is named.
     minimum_overlap
@@ -61,8 +70,13 @@ def map_cells(
     """
     source, overlap = match_counts(atlas, adata, layer, minimum_overlap)
     cells = AnnData(obs=pd.DataFrame(adata.obs).copy())
-    for which, latents in embed_counts(atlas, source).items():
+    posteriors = encode_cells(atlas.model, source)
+    for which, posterior in posteriors.items():
+        latents = posterior.mean.numpy()
         cells.obsm[f"X_{which}"] = latents
         if layout:
             cells.obsm[f"X_{which}_umap"] = lay_out(latents, atlas.settings.seed)
-    return Mapped(cells, overlap)
+    if calling is not None:
+        calls = describe(atlas, posteriors["invariant"], calling)
+        cells.obs[calls.columns] = calls.set_axis(cells.obs_names)
+    return Mapped(cells, overlap, unknown_values(atlas, adata.obs))

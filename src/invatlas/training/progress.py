@@ -10,10 +10,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 @contextmanager
-def watch(epochs: int, show: bool) -> Iterator[Callable[[dict[str, float]], None]]:
+def watch(epochs: int, show: bool, title: str) -> Iterator[Callable[[dict[str, float]], None]]:
     """Yield a function to call with the history row of every epoch."""
     columns = (
-        TextColumn("epoch {task.completed}/{task.total}"),
+        TextColumn("{task.description}: epoch {task.completed}/{task.total}"),
         BarColumn(),
         TextColumn("{task.fields[objective]}"),
         TextColumn("{task.fields[speed]}"),
@@ -22,7 +22,7 @@ def watch(epochs: int, show: bool) -> Iterator[Callable[[dict[str, float]], None
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        task = bar.add_task("fit", total=epochs, objective="", speed="")
+        task = bar.add_task(title, total=epochs, objective="", speed="")
 
         def on_epoch(row: dict[str, float]) -> None:
             value = row.get("held_out_objective", row["train_objective"])

@@ -54,6 +54,24 @@ def split_cells(
     return Split(np.sort(order[n_held:]), np.sort(order[:n_held]), None)
 
 
+def split_donors(
+    biological: np.ndarray, technical: np.ndarray, share: float, generator: np.random.Generator
+) -> Split | None:
+    """Hold out whole donors, about ``share`` of the cells, however few donors there are.
+
+    As :func:`split_cells` chooses them; None where no donor can be spared.
+    """
+    sizes = [len(np.unique(codes[codes >= 0])) for codes in technical.T]
+    if not sizes:
+        return None
+    covariate = int(np.argmax(sizes))
+    n_held = round(share * len(biological))
+    held = _held_out_values(biological, technical[:, covariate], n_held, generator)
+    if held.sum() < ENOUGH_CELLS:
+        return None
+    return Split(np.flatnonzero(~held), np.flatnonzero(held), covariate)
+
+
 def _held_out_values(
     biological: np.ndarray, codes: np.ndarray, n_held: int, generator: np.random.Generator
 ) -> np.ndarray:

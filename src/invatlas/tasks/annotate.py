@@ -1,0 +1,249 @@
+"""Which cell is this: joint calls of all biological covariates, with honest probabilities."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from crepes import ConformalClassifier
+
+from invatlas.atlas import Atlas
+from invatlas.data.covariates import Covariate, text_values
+from invatlas.errors import CovariateError, SettingsError
+from invatlas.model.calls import call_log_probabilities, estimate_frequencies, reweigh
+from invatlas.model.priors import DiagonalGaussian
+from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
+from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, judge
+from invatlas.training.posterior import CHUNK, encode_cells
+
+LABEL_PRIORS = ("reference", "uniform", "query")
+ABSTAIN_BELOW = 0.5
+SEPARATOR = " | "
+
+Given = Mapping[str, str | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Calling:
+    """How cells are to be called; see :func:`annotate`."""
+
+    given: Given = field(default_factory=dict)
+    label_prior: str = "reference"
+    abstain_below: float = ABSTAIN_BELOW
+    false_discovery_rate: float = FALSE_DISCOVERY_RATE
+
+    def __post_init__(self) -> None:
+        """Refuse what no call can be made with."""
+        if self.label_prior not in LABEL_PRIORS:
+            raise SettingsError(
+                f"label_prior is {self.label_prior!r}; it takes {', '.join(LABEL_PRIORS)}."
+            )
+        if not 0 <= self.abstain_below <= 1:
+            raise SettingsError(f"abstain_below is {self.abstain_below!r}; it takes 0 to 1.")
+
+
+def annotate(
+    atlas: Atlas,
+    adata: AnnData,
+    *,
+    given: Given | None = None,
+    label_prior: str = "reference",
+    abstain_below: float = ABSTAIN_BELOW,
+    false_discovery_rate: float = FALSE_DISCOVERY_RATE,
+    layer: str | None = None,
+    minimum_overlap: float = MINIMUM_OVERLAP,
+) -> pd.DataFrame:
+    """Call the biology of cells the atlas may never have met, from their counts alone.
+
+    p(d | x) is proportional to p(d) E_q[p(z_I | d)] over every combination d of biological
+    values (Aliee et al. 2023, arXiv 2307.00558), divided by a temperature that held-out cells
+    chose (Guo et al. 2017, ICML). A covariate's probability is the sum over the others.
+
+    Parameters
+    ----------
+    atlas
+        A fitted atlas.
+    adata
+        Raw counts (cell, gene); genes are matched by name. obs is not used.
+    given
+        What is known of all cells: a covariate's value, or the values it may have.
+    label_prior
+        Frequencies of the combinations: ``reference`` as in the atlas, ``uniform``, or
+        ``query`` as the cells themselves make likeliest (Saerens et al. 2002).
+    abstain_below
+        Joint probability under which no call is made.
+    false_discovery_rate
+        Expected share of known cells among those flagged as new.
+    layer, minimum_overlap
+        As in :func:`invatlas.embed`.
+
+    Returns
+    -------
+    DataFrame, one row a cell: ``predicted_C`` and ``predicted_C_probability`` for each biological
+    covariate C and for ``joint``, ``novelty_score``, ``novelty_pvalue``, ``novelty_flag``, and
+    ``abstained`` where the call is too weak or the cell is flagged. The p-values are missing and
+    nothing is flagged where the atlas had too few held-out cells to calibrate with.
+
+    Raises
+    ------
+    CovariateError
+        If ``given`` names no covariate of the atlas, or none of its values.
+    SettingsError
+        If ``label_prior`` or a threshold is not allowed.
+    GeneError, CountsError
+        As :func:`invatlas.embed`.
+    """
+    calling = Calling(given or {}, label_prior, abstain_below, false_discovery_rate)
+    allowed_by(atlas, calling.given)
+    source, _ = match_counts(atlas, adata, layer, minimum_overlap)
+    for message in unknown_values(atlas, adata.obs):
+        warnings.warn(message, stacklevel=2)
+    q = encode_cells(atlas.model, source)["invariant"]
+    return describe(atlas, q, calling).set_axis(pd.Index(adata.obs_names))
+
+
+def prediction_sets(
+    atlas: Atlas,
+    adata: AnnData,
+    *,
+    coverage: float = 0.9,
+    layer: str | None = None,
+    minimum_overlap: float = MINIMUM_OVERLAP,
+) -> pd.DataFrame:
+    """Combinations a cell may be, such that the truth is among them as often as asked.
+
+    Split-conformal sets (Vovk et al. 2005; scores of Sadinle et al. 2019), by crepes. The promise
+    holds for cells like the held-out ones: see ``atlas.calibration.whole_donors``.
+
+    Parameters
+    ----------
+    atlas, adata, layer, minimum_overlap
+        As in :func:`annotate`.
+    coverage
+        Share of cells whose set holds the truth, between 0 and 1.
+
+    Returns
+    -------
+    DataFrame of bool (cell, combination); a set may be empty.
+
+    Raises
+    ------
+    SettingsError
+        If the coverage is no share, or the atlas was not calibrated.
+    """
+    if not 0 < coverage < 1:
+        raise SettingsError(f"coverage is {coverage!r}; it takes a share between 0 and 1.")
+    if atlas.calibration is None:
+        raise SettingsError(
+            "The atlas has no calibration: fewer than 20 labelled cells were held out."
+        )
+    source, _ = match_counts(atlas, adata, layer, minimum_overlap)
+    q = encode_cells(atlas.model, source)["invariant"]
+    p = log_probabilities(atlas, q, allowed_by(atlas, {}), "reference").exp().numpy()
+    conformal = ConformalClassifier().fit(alphas=atlas.calibration.call_scores.numpy())
+    inside = conformal.predict_set(1 - p, confidence=coverage, smoothing=False)
+    return pd.DataFrame(
+        np.asarray(inside, dtype=bool),
+        index=pd.Index(adata.obs_names),
+        columns=joint_names(atlas),
+    )
+
+
+@torch.inference_mode()
+def log_probabilities(
+    atlas: Atlas, q: DiagonalGaussian, allowed: torch.Tensor, label_prior: str
+) -> torch.Tensor:
+    """Calibrated log-posterior (cell, combination) under the wanted label frequencies."""
+    prior = atlas.model.prior_invariant()
+    temperature = atlas.calibration.temperature if atlas.calibration else 1.0
+    log_p = torch.cat([call_log_probabilities(some, prior, temperature) for some in q.split(CHUNK)])
+    if label_prior == "query":
+        weight = estimate_frequencies(log_p, prior.log_weight, allowed)
+    elif label_prior == "uniform":
+        weight = torch.zeros_like(prior.log_weight)
+    else:
+        weight = prior.log_weight
+    return reweigh(log_p, prior.log_weight, weight.masked_fill(~allowed, -torch.inf))
+
+
+def describe(atlas: Atlas, q: DiagonalGaussian, calling: Calling) -> pd.DataFrame:
+    """Tabulate calls and novelty of cells whose posterior is known."""
+    allowed = allowed_by(atlas, calling.given)
+    p = log_probabilities(atlas, q, allowed, calling.label_prior).exp()
+    combinations = atlas.model.prior_invariant.combinations
+    table: dict[str, object] = {}
+    for c, covariate in enumerate(atlas.schema.biological):
+        marginal = p.new_zeros(len(p), len(covariate.categories))
+        marginal.index_add_(1, combinations[:, c], p)
+        _add_call(table, covariate.name, list(covariate.categories), marginal)
+    _add_call(table, "joint", joint_names(atlas), p)
+    calls = pd.DataFrame(table)
+    judged = judge(atlas, q, calling.false_discovery_rate)
+    weak = calls["predicted_joint_probability"] < calling.abstain_below
+    return pd.concat([calls, judged], axis=1).assign(abstained=weak | judged["novelty_flag"])
+
+
+def joint_names(atlas: Atlas) -> list[str]:
+    """Names of the combinations: their values, in the order of the covariates."""
+    values = [covariate.categories for covariate in atlas.schema.biological]
+    return [
+        SEPARATOR.join(values[c][code] for c, code in enumerate(row))
+        for row in atlas.model.prior_invariant.combinations.tolist()
+    ]
+
+
+def allowed_by(atlas: Atlas, given: Given) -> torch.Tensor:
+    """Which combinations (combination,) agree with what is known of all cells."""
+    known = {covariate.name: c for c, covariate in enumerate(atlas.schema.biological)}
+    combinations = atlas.model.prior_invariant.combinations
+    allowed = torch.ones(len(combinations), dtype=torch.bool)
+    for name, wanted in given.items():
+        if name not in known:
+            raise CovariateError(
+                f"given names {name!r}, which is no biological covariate of the atlas; "
+                f"they are {', '.join(known)}."
+            )
+        covariate = atlas.schema.biological[known[name]]
+        values = [wanted] if isinstance(wanted, str) else list(map(str, wanted))
+        codes = [_code_of(covariate, value) for value in values]
+        allowed &= torch.isin(combinations[:, known[name]], torch.tensor(codes))
+    if not allowed.any():
+        raise CovariateError("given leaves no combination of values that the atlas knows.")
+    return allowed
+
+
+def unknown_values(atlas: Atlas, obs: pd.DataFrame) -> list[str]:
+    """Say which values of a query's own label columns the atlas never met."""
+    messages = []
+    for covariate in atlas.schema.biological:
+        if covariate.name not in obs.columns:
+            continue
+        strange = sorted(set(text_values(obs, covariate.name).dropna()) - set(covariate.categories))
+        if strange:
+            more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+            messages.append(
+                f"obs column {covariate.name!r} of the query holds {len(strange)} values the atlas "
+                f"does not know: {', '.join(strange[:5])}{more}. Calls come from the counts "
+                "alone and can only name what the atlas knows."
+            )
+    return messages
+
+
+def _code_of(covariate: Covariate, value: str) -> int:
+    if value not in covariate.categories:
+        raise CovariateError(
+            f"given wants {covariate.name} {value!r}; the atlas knows "
+            f"{', '.join(covariate.categories[:20])}."
+        )
+    return covariate.categories.index(value)
+
+
+def _add_call(table: dict[str, object], name: str, values: list[str], p: torch.Tensor) -> None:
+    probability, code = p.max(1)
+    table[f"predicted_{name}"] = pd.Categorical.from_codes(code.numpy(), categories=values)
+    table[f"predicted_{name}_probability"] = probability.clamp_max(1.0).numpy()

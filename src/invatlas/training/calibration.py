@@ -1,0 +1,223 @@
+"""What held-out cells say of how far calls can be trusted.
+
+    T           minimises  - mean log p_T(d | x)  over held-out cells     (see model/calls.py)
+    a(x, d)     1 - p_T(d | x), how badly combination d fits a cell        (Sadinle et al.
+                2019, JASA 114)
+    n(x)        D(x) + H(x), each less its mean and over its spread among held-out cells
+    D(x)        mean distance of z_I(x) to the nearest of some reference cells (Sun et al.
+                2022, ICML)
+    H(x)        entropy of p_4(d | x): calls flattened by a temperature of 4, so that it tells
+                cells apart where every call is sure
+
+The scores a of the true combination and n of held-out cells are kept. A later cell is judged
+by its rank among them (Vovk et al. 2005, Algorithmic Learning in a Random World).
+
+Calls of a new donor are to be trusted, so the cells must be of donors nobody trained on. Where
+there are at least 20 donors, training spares some. With fewer, a second fit spares a quarter of
+them: its scores stand for those of the first, whose own held-out cells, drawn at random, give
+the means and spreads of D and H only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from invatlas.data.minibatch import Cells
+from invatlas.model.calls import call_log_probabilities
+from invatlas.model.invae import Model
+from invatlas.model.priors import (
+    ConditionalGaussians,
+    DiagonalGaussian,
+    allowed_combinations,
+)
+from invatlas.training.posterior import CHUNK, encode_cells
+from invatlas.training.split import Split
+
+FEWEST_CELLS = 20
+LANDMARKS = 2000
+NEIGHBOURS = 50
+FLATTENING = 4.0
+LOG_TEMPERATURES = (-1.0, 3.0)
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Held-out cells of known biology, as the fitted model sees them.
+
+    Attributes
+    ----------
+    temperature
+        T, dividing the log-posterior of every call.
+    expected_calibration_error, brier
+        Of the joint calls of these cells, each judged by a temperature the other half gave.
+    whole_donors
+        Whether the cells are of donors that training never met.
+    call_scores
+        a of the true combination, shape (cell,).
+    novelty_scores
+        n, shape (cell,).
+    called
+        Combination each cell is called, shape (cell,).
+    landmarks
+        z_I of reference cells that distances are taken to, shape (landmark, latent).
+    standard
+        Means (first row) and spreads of D and H, shape (2, 2).
+    """
+
+    temperature: float
+    expected_calibration_error: float
+    brier: float
+    whole_donors: bool
+    call_scores: Float[Tensor, " cell"]
+    novelty_scores: Float[Tensor, " cell"]
+    called: Int[Tensor, " cell"]
+    landmarks: Float[Tensor, "landmark latent"]
+    standard: Float[Tensor, "2 2"]
+
+    def novelty(self, q: DiagonalGaussian, prior: ConditionalGaussians) -> Float[Tensor, " cell"]:
+        """N of cells whose posterior is known."""
+        parts = novelty_parts(q, prior, self.landmarks)
+        return ((parts - self.standard[0]) / self.standard[1]).sum(1)
+
+
+@torch.inference_mode()
+def calibrate(
+    model: Model, cells: Cells, split: Split, generator: np.random.Generator
+) -> Calibration | None:
+    """Measure calls and distances on the held-out cells whose biology is known.
+
+    Returns None where there are fewer than 20 of them.
+    """
+    chosen = np.sort(generator.permutation(split.train)[:LANDMARKS])
+    landmarks = encode_cells(model, cells.source, chosen)["invariant"].mean
+    return _measure(model, cells, split.held_out, landmarks, None, split.covariate is not None)
+
+
+@torch.inference_mode()
+def calibrate_on_donors(
+    calibration: Calibration,
+    second: Model,
+    second_split: Split,
+    cells: Cells,
+    held_out: np.ndarray,
+    generator: np.random.Generator,
+) -> Calibration:
+    """Exchange the scores of a calibration for those of donors that a second fit spared.
+
+    Parameters
+    ----------
+    calibration
+        Of the model itself, on cells drawn at random.
+    second, second_split
+        A model fitted without the spared donors, and what it was trained on and watched.
+    cells
+        All cells.
+    held_out
+        Positions of the cells of the spared donors.
+    generator
+        Chooses landmarks.
+    """
+    inner = calibrate(second, cells, second_split, generator)
+    if inner is None:
+        return calibration
+    outer = _measure(second, cells, held_out, inner.landmarks, inner.standard, whole_donors=True)
+    if outer is None:
+        return calibration
+    return replace(outer, landmarks=calibration.landmarks, standard=calibration.standard)
+
+
+def _measure(
+    model: Model,
+    cells: Cells,
+    rows: np.ndarray,
+    landmarks: Tensor,
+    standard: Tensor | None,
+    whole_donors: bool,
+) -> Calibration | None:
+    rows = rows[(cells.biological[rows] >= 0).all(1)]
+    prior = model.prior_invariant()
+    allowed = allowed_combinations(
+        torch.from_numpy(cells.biological[rows]), model.prior_invariant.combinations
+    )
+    told = allowed.sum(1) == 1  # a combination the prior does not speak of is no truth
+    rows, truth = rows[told.numpy()], allowed[told].long().argmax(1)
+    if len(rows) < FEWEST_CELLS:
+        return None
+    q = encode_cells(model, cells.source, rows)["invariant"]
+    log_p = call_log_probabilities(q, prior)
+    temperature = fit_temperature(log_p, truth)
+    p = torch.softmax(log_p / temperature, 1)
+    crossed = _cross_fitted(log_p, truth)
+    parts = novelty_parts(q, prior, landmarks)
+    if standard is None:
+        standard = torch.stack([parts.mean(0), parts.std(0).clamp_min(1e-6)])
+    return Calibration(
+        temperature,
+        expected_calibration_error(crossed, truth),
+        brier_score(crossed, truth),
+        whole_donors,
+        1 - p.gather(1, truth[:, None])[:, 0],
+        ((parts - standard[0]) / standard[1]).sum(1),
+        p.argmax(1),
+        landmarks,
+        standard,
+    )
+
+
+def fit_temperature(log_p: Float[Tensor, "cell combination"], truth: Int[Tensor, " cell"]) -> float:
+    """T that makes the true combinations of some cells likeliest (Guo et al. 2017, ICML)."""
+
+    def loss(log_temperature: float) -> float:
+        scaled = torch.log_softmax(log_p.double() / np.exp(log_temperature), 1)
+        return -float(scaled.gather(1, truth[:, None]).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
+
+
+def novelty_parts(
+    q: DiagonalGaussian, prior: ConditionalGaussians, landmarks: Float[Tensor, "landmark latent"]
+) -> Float[Tensor, "cell 2"]:
+    """D and H of each cell.
+
+    D takes the 50 nearest of 2,000 landmarks; one in forty where there are fewer.
+    """
+    n = max(1, min(NEIGHBOURS, len(landmarks) * NEIGHBOURS // LANDMARKS))
+    parts = []
+    for some in q.split(CHUNK):
+        distance = torch.cdist(some.mean, landmarks).topk(n, dim=1, largest=False).values.mean(1)
+        log_p = call_log_probabilities(some, prior, FLATTENING)
+        parts.append(torch.stack([distance, -(log_p.exp() * log_p).sum(1)], 1))
+    return torch.cat(parts)
+
+
+def expected_calibration_error(
+    p: Float[Tensor, "cell combination"], truth: Int[Tensor, " cell"]
+) -> float:
+    """Mean gap of confidence and accuracy over 15 bins of confidence (Naeini et al. 2015)."""
+    confidence, called = p.max(1)
+    right = (called == truth).to(p.dtype)
+    place = (confidence * BINS).long().clamp_max(BINS - 1)
+    gaps = torch.zeros(BINS, dtype=p.dtype).index_add_(0, place, confidence - right)
+    return float(gaps.abs().sum() / len(p))
+
+
+def brier_score(p: Float[Tensor, "cell combination"], truth: Int[Tensor, " cell"]) -> float:
+    """Mean squared distance of the posterior from the truth (Brier 1950), 0 to 2."""
+    of_truth = p.gather(1, truth[:, None])[:, 0]
+    return float((p.square().sum(1) - 2 * of_truth + 1).mean())
+
+
+def _cross_fitted(log_p: Tensor, truth: Tensor) -> Tensor:
+    """Posteriors of each half of the cells, by the temperature of the other half."""
+    p = torch.empty_like(log_p)
+    for half in (0, 1):
+        temperature = fit_temperature(log_p[1 - half :: 2], truth[1 - half :: 2])
+        p[half::2] = torch.softmax(log_p[half::2] / temperature, 1)
+    return p

@@ -1,0 +1,35 @@
+"""Posteriors of many cells, a chunk at a time: what an encoder says once training is over."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from invatlas.data.counts import CountSource
+from invatlas.data.minibatch import SparseCounts
+from invatlas.model.invae import Model
+from invatlas.model.priors import DiagonalGaussian
+
+CHUNK = 2048
+
+
+@torch.inference_mode()
+def encode_cells(
+    model: Model, source: CountSource, rows: np.ndarray | None = None
+) -> dict[str, DiagonalGaussian]:
+    """Posterior of each set of latents, of some cells (by default all), in their order."""
+    rows = np.arange(source.n_cells) if rows is None else rows
+    pieces: dict[str, list[DiagonalGaussian]] = {which: [] for which in model.encode.heads}
+    for start in range(0, max(1, len(rows)), CHUNK):
+        some = rows[start : start + CHUNK]
+        counts = SparseCounts.from_csr(source.matrix[some])
+        library_size = torch.from_numpy(source.library_size[some])
+        for which, posterior in model.encode(counts, library_size).items():
+            pieces[which].append(posterior)
+    return {
+        which: DiagonalGaussian(
+            torch.cat([piece.mean for piece in found]),
+            torch.cat([piece.log_variance for piece in found]),
+        )
+        for which, found in pieces.items()
+    }

@@ -1,0 +1,194 @@
+"""Calls, confidence, sets and novelty of cells an atlas never met."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from sklearn.metrics import roc_auc_score
+
+import invatlas as ia
+from invatlas.errors import CountsError, CovariateError, GeneError, SettingsError
+
+TYPES, DISEASES = 3, 2
+
+
+@pytest.fixture(scope="module")
+def world() -> AnnData:
+    """A study of easily told cell types, one of which no reference holds."""
+    return ia.simulate(
+        cells=1800,
+        genes=150,
+        cell_types=TYPES + 1,
+        diseases=DISEASES,
+        donors=8,
+        batches=2,
+        library_size=1500,
+        truth=False,
+        seed=4,
+    )
+
+
+def split(world: AnnData) -> tuple[AnnData, AnnData]:
+    """Six donors without one cell type, and two donors with all of them."""
+    people = world.obs.groupby("donor", observed=True)["disease"].first()
+    chosen = [group.index[0] for _, group in people.groupby(people, observed=True)]
+    new = world.obs["donor"].isin(chosen).to_numpy()
+    strange = (world.obs["cell_type"] == world.obs["cell_type"].cat.categories[-1]).to_numpy()
+    return world[~new & ~strange].copy(), world[new].copy()
+
+
+@pytest.fixture(scope="module")
+def atlas(world: AnnData) -> ia.Atlas:
+    reference, _ = split(world)
+    settings = ia.Settings(genes=0, hidden=64, epochs=60, spared_donors=0.0, held_out=0.2)
+    return ia.fit(reference, ["cell_type", "disease"], ["donor", "batch"], settings=settings)
+
+
+@pytest.fixture
+def query(world: AnnData) -> AnnData:
+    return split(world)[1]
+
+
+@pytest.fixture
+def bare(query: AnnData) -> AnnData:
+    return AnnData(query.X, var=query.var[[]], obs=pd.DataFrame(index=query.obs_names))
+
+
+def known(atlas: ia.Atlas, query: AnnData) -> np.ndarray:
+    return query.obs["cell_type"].isin(atlas.schema.biological[0].categories).to_numpy()
+
+
+def test_cell_types_of_new_donors_are_called_with_probabilities_that_add_up(
+    atlas: ia.Atlas, query: AnnData, bare: AnnData
+) -> None:
+    calls = ia.annotate(atlas, bare)
+    assert list(calls.index) == list(query.obs_names)
+    here = known(atlas, query)
+    right = calls["predicted_cell_type"].astype(str) == query.obs["cell_type"].astype(str)
+    assert right[here].mean() > 0.95
+    joint = calls["predicted_joint_probability"]
+    for name in ("cell_type", "disease"):
+        assert (calls[f"predicted_{name}_probability"] >= joint - 1e-5).all()
+        assert calls[f"predicted_{name}_probability"].between(0, 1).all()
+
+
+def test_a_cell_type_nobody_knew_is_newer_than_the_others(
+    atlas: ia.Atlas, query: AnnData, bare: AnnData
+) -> None:
+    found = ia.novelty(atlas, bare)
+    strange = ~known(atlas, query)
+    assert roc_auc_score(strange, found["novelty_score"]) > 0.85
+    assert found["novelty_flag"][~strange].mean() < 0.1
+    columns = list(found.columns)
+    pd.testing.assert_frame_equal(found, ia.annotate(atlas, bare)[columns])
+
+
+def test_pvalues_are_ranks_among_held_out_cells(atlas: ia.Atlas, bare: AnnData) -> None:
+    assert atlas.calibration is not None
+    scores = atlas.calibration.novelty_scores.numpy()
+    found = ia.novelty(atlas, bare)
+    expected = [(1 + (scores >= s).sum()) / (1 + len(scores)) for s in found["novelty_score"]]
+    np.testing.assert_allclose(found["novelty_pvalue"], expected, rtol=1e-6)
+
+
+def test_what_labels_a_query_has_changes_nothing(
+    atlas: ia.Atlas, query: AnnData, bare: AnnData
+) -> None:
+    shuffled = query.copy()
+    shuffled.obs["cell_type"] = query.obs["cell_type"].to_numpy()[::-1]
+    strange = query.obs["cell_type"].cat.categories[-1]
+    with pytest.warns(UserWarning, match=rf"'cell_type'.*1 values.*{strange}"):
+        found = ia.annotate(atlas, shuffled)
+    pd.testing.assert_frame_equal(found, ia.annotate(atlas, bare))
+
+
+def test_what_is_given_is_kept_and_the_rest_is_called_with_it(
+    atlas: ia.Atlas, bare: AnnData
+) -> None:
+    disease = atlas.schema.biological[1].categories[0]
+    calls = ia.annotate(atlas, bare, given={"disease": disease})
+    assert (calls["predicted_disease"] == disease).all()
+    np.testing.assert_allclose(calls["predicted_disease_probability"], 1, rtol=1e-5)
+    free = ia.annotate(atlas, bare)
+    same = calls["predicted_cell_type"].astype(str) == free["predicted_cell_type"].astype(str)
+    assert same.mean() > 0.9
+    every = list(atlas.schema.biological[1].categories)
+    either = ia.annotate(atlas, bare, given={"disease": every})
+    np.testing.assert_allclose(
+        either["predicted_joint_probability"], free["predicted_joint_probability"], rtol=1e-4
+    )
+
+
+def test_frequencies_of_the_query_lift_what_is_common_in_it(
+    atlas: ia.Atlas, query: AnnData
+) -> None:
+    disease = query.obs["disease"].iloc[0]
+    only = query[(query.obs["disease"] == disease).to_numpy()].copy()
+    only.obs = only.obs[[]]
+    shares = [
+        (ia.annotate(atlas, only, label_prior=prior)["predicted_disease"] == disease).mean()
+        for prior in ("uniform", "query")
+    ]
+    assert shares[1] >= shares[0] > 0.5
+
+
+def test_weak_calls_are_not_made(atlas: ia.Atlas, bare: AnnData) -> None:
+    calls = ia.annotate(atlas, bare, abstain_below=0.9)
+    weak = calls["predicted_joint_probability"] < 0.9
+    assert (calls["abstained"] == (weak | calls["novelty_flag"])).all()
+    assert weak.any()
+
+
+def test_sets_hold_the_truth_about_as_often_as_asked_and_grow_with_it(
+    atlas: ia.Atlas, world: AnnData
+) -> None:
+    assert atlas.calibration is not None
+    reference, _ = split(world)
+    truth = reference.obs["cell_type"].astype(str) + " | " + reference.obs["disease"].astype(str)
+    sizes = []
+    for coverage in (0.5, 0.9, 0.99):
+        sets = ia.prediction_sets(atlas, reference, coverage=coverage)
+        inside = [sets.at[cell, name] for cell, name in truth.items()]
+        assert np.mean(inside) > coverage - 0.05, "the model has met these cells"
+        sizes.append(sets.to_numpy().sum())
+    assert sizes == sorted(sizes)
+
+
+def test_a_saved_atlas_calls_alike(atlas: ia.Atlas, bare: AnnData, tmp_path) -> None:
+    ia.save(atlas, tmp_path / "atlas")
+    loaded = ia.load(tmp_path / "atlas")
+    pd.testing.assert_frame_equal(ia.annotate(loaded, bare), ia.annotate(atlas, bare))
+    pd.testing.assert_frame_equal(ia.prediction_sets(loaded, bare), ia.prediction_sets(atlas, bare))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"given": {"disese": "x"}}, CovariateError, "no biological covariate"),
+        ({"given": {"disease": "plague"}}, CovariateError, "'plague'.*the atlas knows"),
+        ({"given": {"disease": []}}, CovariateError, "leaves no combination"),
+        ({"label_prior": "mine"}, SettingsError, "reference, uniform, query"),
+        ({"abstain_below": 2.0}, SettingsError, "takes 0 to 1"),
+        ({"false_discovery_rate": 0.0}, SettingsError, "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(
+    atlas: ia.Atlas, bare: AnnData, changes: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        ia.annotate(atlas, bare, **changes)
+
+
+def test_a_query_that_is_no_query_is_refused(atlas: ia.Atlas, bare: AnnData) -> None:
+    normalised = bare.copy()
+    normalised.X = normalised.X.astype(float).log1p()
+    with pytest.raises(CountsError, match="fractional"):
+        ia.annotate(atlas, normalised)
+    foreign = bare.copy()
+    foreign.var_names = [f"other_{j}" for j in range(bare.n_vars)]
+    with pytest.raises(GeneError, match="0 of 150 genes"):
+        ia.annotate(atlas, foreign)
+    with pytest.raises(SettingsError, match="coverage"):
+        ia.prediction_sets(atlas, bare, coverage=1.0)

@@ -1,0 +1,103 @@
+"""Temperature, calibration error and novelty against scikit-learn and truth that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+from sklearn.metrics import brier_score_loss
+from sklearn.neighbors import NearestNeighbors
+from torch.distributions import Categorical
+
+import invatlas as ia
+from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
+from invatlas.training.calibration import (
+    brier_score,
+    expected_calibration_error,
+    fit_temperature,
+    novelty_parts,
+)
+
+
+def posteriors(n: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-posteriors that are too sure by a temperature, and labels drawn from the honest ones."""
+    generator = torch.Generator().manual_seed(0)
+    honest = torch.log_softmax(2 * torch.randn(n, 4, generator=generator), 1)
+    truth = torch.multinomial(honest.exp(), 1, generator=generator)[:, 0]
+    return torch.log_softmax(honest * temperature, 1), truth
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_that_spoilt_calls_is_found(temperature: float) -> None:
+    log_p, truth = posteriors(20_000, temperature)
+    assert fit_temperature(log_p, truth) == pytest.approx(temperature, rel=0.05)
+
+
+def test_honest_calls_have_little_calibration_error_and_sure_ones_much() -> None:
+    log_p, truth = posteriors(20_000, 1.0)
+    assert expected_calibration_error(log_p.exp(), truth) < 0.02
+    assert expected_calibration_error(torch.softmax(3 * log_p, 1), truth) > 0.1
+
+
+def test_calibration_error_equals_its_definition() -> None:
+    log_p, truth = posteriors(500, 1.0)
+    p = log_p.exp().numpy()
+    confidence, right = p.max(1), p.argmax(1) == truth.numpy()
+    place = np.minimum((confidence * 15).astype(int), 14)
+    expected = sum(
+        abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).mean()
+        for b in np.unique(place)
+    )
+    assert expected_calibration_error(log_p.exp(), truth) == pytest.approx(expected, abs=1e-5)
+
+
+def test_brier_score_equals_that_of_scikit_learn_over_the_classes() -> None:
+    log_p, truth = posteriors(300, 1.0)
+    one_by_one = [
+        brier_score_loss(truth.numpy() == d, log_p[:, d].exp().numpy().clip(0, 1)) for d in range(4)
+    ]
+    assert brier_score(log_p.exp(), truth) == pytest.approx(sum(one_by_one), rel=1e-5)
+
+
+def test_novelty_is_distance_to_the_nearest_landmarks_and_entropy_of_flat_calls() -> None:
+    generator = torch.Generator().manual_seed(0)
+    landmarks = torch.randn(400, 3, generator=generator)
+    q = DiagonalGaussian(torch.randn(30, 3, generator=generator), torch.full((30, 3), -1.0))
+    prior = ConditionalGaussians(
+        torch.randn(2, 3, generator=generator), torch.zeros(2, 3), torch.tensor([0.5, 0.5]).log()
+    )
+    distance, undecided = novelty_parts(q, prior, landmarks).T
+    nearest = NearestNeighbors(n_neighbors=10).fit(landmarks.numpy())
+    expected = nearest.kneighbors(q.mean.numpy())[0].mean(1)
+    np.testing.assert_allclose(distance, expected, rtol=1e-4)
+    flat = torch.softmax(prior.log_evidence(q) / 4, 1)
+    torch.testing.assert_close(undecided, Categorical(flat).entropy())
+
+
+def test_a_fit_calibrates_on_donors_nobody_trained_on(
+    study: AnnData, fit: Callable[..., ia.Atlas]
+) -> None:
+    plain = fit(study)
+    spared = fit(study, spared_donors=0.3)
+    assert plain.calibration and not plain.calibration.whole_donors
+    assert spared.calibration and spared.calibration.whole_donors
+    for name, weight in plain.model.state_dict().items():
+        assert torch.equal(weight, spared.model.state_dict()[name]), "the atlas stays the same"
+    assert plain.history.drop(columns=["seconds", "cells_per_second"]).equals(
+        spared.history.drop(columns=["seconds", "cells_per_second"])
+    )
+    assert torch.equal(plain.calibration.landmarks, spared.calibration.landmarks)
+
+
+def test_too_few_labelled_cells_leave_an_atlas_without_calibration(
+    study: AnnData, fit: Callable[..., ia.Atlas]
+) -> None:
+    atlas = fit(study[:150].copy(), epochs=1)
+    assert atlas.calibration is None
+    calls = ia.annotate(atlas, study)
+    assert calls["novelty_pvalue"].isna().all() and not calls["novelty_flag"].any()
+    with pytest.raises(ia.InvatlasError, match="no calibration"):
+        ia.prediction_sets(atlas, study)
