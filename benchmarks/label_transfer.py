@@ -9,6 +9,7 @@ the left-out units. Run ``python benchmarks/label_transfer.py --help``.
 from __future__ import annotations
 
 import argparse
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -153,19 +154,23 @@ def call_logistic(fold: Fold, seed: int, factor: float) -> Answer:
 
 
 def call_celltypist(fold: Fold, seed: int, factor: float) -> Answer:
-    """Train CellTypist on the reference, no majority voting; by stochastic gradient descent.
+    """Train CellTypist on the reference with its defaults; no majority voting.
 
-    Its default solver asks scikit-learn for an argument that version 1.8 no longer has.
+    It hands scikit-learn the argument ``multi_class``, which version 1.8 no longer has; it is
+    dropped on the way, which makes its one-against-rest regressions a multinomial one.
     """
     import celltypist
     import scanpy as sc
+    from sklearn.linear_model import LogisticRegression
 
+    trainer = importlib.import_module("celltypist.train")
+    trainer.LogisticRegression = lambda multi_class=None, **given: LogisticRegression(**given)
     reference, query = fold.reference.copy(), fold.query.copy()
     with silence():
         for adata in (reference, query):
             sc.pp.normalize_total(adata, target_sum=1e4)
             sc.pp.log1p(adata)
-        model = celltypist.train(reference, labels="target", n_jobs=1, use_SGD=True)
+        model = celltypist.train(reference, labels="target", n_jobs=1)
         found = celltypist.annotate(query, model=model)
     p = found.probability_matrix
     return _unsure((p.div(p.sum(axis=1).clip(lower=1e-12), axis=0)).reset_index(drop=True))
