@@ -171,6 +171,7 @@ def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> 
     """Say what an atlas holds."""
     with explained():
         from invatlas.storage import load
+        from invatlas.tasks.summary import describe_calibration
 
         loaded = load(atlas)
         record, schema = loaded.record, loaded.schema
@@ -189,6 +190,7 @@ def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> 
                 f"best {trained['best_epoch']}, {trained['seconds']:.0f} s",
             ),
             ("held out", record["held_out"]),
+            ("calls", describe_calibration(loaded.calibration)),
             *[("warning", warning) for warning in record["warnings"]],
             ("created", record["created"]),
             ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),

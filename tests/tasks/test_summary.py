@@ -22,4 +22,5 @@ def test_cells_of_every_value_are_counted_and_everything_is_plain(
     assert summary["missing"] == {"cell_type": 0, "disease": 13, "donor": 0, "batch": 0}
     assert set(summary["technical"]) == {"donor", "batch"}
     assert (summary["title"], summary["cells"], summary["genes"]) == ("A title", 600, 120)
+    assert "drawn at random" in summary["calibration"]
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary

@@ -77,7 +77,8 @@ def render_report(
     Parameters
     ----------
     summary
-        `title`, `version`, `created` (ISO 8601), `cells`, `genes`, `held_out` (a sentence),
+        `title`, `version`, `created` (ISO 8601), `cells`, `genes`, `held_out` and
+        `calibration` (sentences),
         `biological` and `technical` (column to category to number of cells), `missing` (column
         to number of cells without a value), `training` (`epochs`, `best_epoch`, `seconds`,
         `cells_per_second`, `stopped`), `settings`, `versions`.

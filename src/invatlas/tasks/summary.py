@@ -9,6 +9,7 @@ import pandas as pd
 
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import MISSING, Covariate
+from invatlas.training.calibration import Calibration
 
 
 def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -> dict[str, Any]:
@@ -26,7 +27,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
     Returns
     -------
     Plain values: title, version, created, cells, genes, held_out, biological and technical
-    (column to category to cells), missing (column to cells), training, settings, versions.
+    (column to category to cells), calibration (a sentence), missing (column to cells), training, settings, versions.
     """
     versions = dict(atlas.record["versions"])
     return {
@@ -36,6 +37,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
         "cells": len(obs),
         "genes": len(atlas.genes),
         "held_out": atlas.record["held_out"],
+        "calibration": describe_calibration(atlas.calibration),
         "biological": {c.name: _count(c, obs) for c in atlas.schema.biological},
         "technical": {c.name: _count(c, obs) for c in atlas.schema.technical},
         "missing": {c.name: int((c.encode(obs) == MISSING).sum()) for c in atlas.schema.covariates},
@@ -43,6 +45,20 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
         "settings": asdict(atlas.settings),
         "versions": versions,
     }
+
+
+def describe_calibration(calibration: Calibration | None) -> str:
+    """Say on whom the probabilities of calls were calibrated, and how well that went."""
+    if calibration is None:
+        return (
+            "Fewer than 20 labelled cells were held out: probabilities are as the model has them."
+        )
+    whom = "of donors nobody trained on" if calibration.whole_donors else "drawn at random"
+    return (
+        f"Calls were calibrated on {len(calibration.called):,} held-out cells {whom}: temperature "
+        f"{calibration.temperature:.2f}, expected calibration error "
+        f"{calibration.expected_calibration_error:.3f}, Brier score {calibration.brier:.3f}."
+    )
 
 
 def _count(covariate: Covariate, obs: pd.DataFrame) -> dict[str, int]:
