@@ -26,8 +26,9 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
 
     Returns
     -------
-    Plain values: title, version, created, cells, genes, held_out, biological and technical
-    (column to category to cells), calibration (a sentence), missing (column to cells), training, settings, versions.
+    Plain values: title, version, created, cells, genes, held_out and calibration (sentences),
+    biological and technical (column to category to cells), missing (column to cells), training,
+    settings, versions.
     """
     versions = dict(atlas.record["versions"])
     return {
@@ -50,9 +51,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
 def describe_calibration(calibration: Calibration | None) -> str:
     """Say on whom the probabilities of calls were calibrated, and how well that went."""
     if calibration is None:
-        return (
-            "Fewer than 20 labelled cells were held out: probabilities are as the model has them."
-        )
+        return "Not calibrated: fewer than 20 labelled cells were held out."
     whom = "of donors nobody trained on" if calibration.whole_donors else "drawn at random"
     return (
         f"Calls were calibrated on {len(calibration.called):,} held-out cells {whom}: temperature "
