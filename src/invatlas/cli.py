@@ -305,26 +305,28 @@ def _read_run(config: Path | None) -> dict[str, Any]:
 
 
 def _read_assignments(assignments: list[str]) -> dict[str, Any]:
-    values = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {assignment!r} has no value; write it as name=value.")
+    values: dict[str, Any] = {}
+    for name, text in _split_assignments("--set", assignments):
         try:
-            values[name.strip()] = json.loads(text)
+            values[name] = json.loads(text)
         except ValueError:
-            values[name.strip()] = text
+            values[name] = text
     return values
 
 
 def _read_given(assignments: list[str]) -> dict[str, list[str]]:
     given: dict[str, list[str]] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise SettingsError(f"--given {assignment!r} has no value; write it as name=value.")
-        given.setdefault(name.strip(), []).append(value.strip())
+    for name, value in _split_assignments("--given", assignments):
+        given.setdefault(name, []).append(value.strip())
     return given
+
+
+def _split_assignments(flag: str, assignments: list[str]) -> Iterator[tuple[str, str]]:
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"{flag} {assignment!r} has no value; write it as name=value.")
+        yield name.strip(), text
 
 
 def _read_genes(path: str) -> list[str]:

@@ -119,7 +119,7 @@ def load(path: str | Path) -> Atlas:
 
 
 def write_atlas(atlas: Atlas, folder: Path) -> None:
-    """Write the three files of an atlas into a folder that exists."""
+    """Write the files of an atlas into a folder that exists."""
     weights = {name: value.contiguous() for name, value in atlas.model.state_dict().items()}
     save_file(weights, folder / MODEL)
     card = {

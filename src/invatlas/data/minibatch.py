@@ -145,6 +145,14 @@ class Minibatch:
     technical: Int[Tensor, "cell technical"]
 
 
+def gather_counts(
+    source: CountSource, rows: np.ndarray
+) -> tuple[SparseCounts, Float[Tensor, " cell"]]:
+    """Counts and library sizes of some cells, as tensors."""
+    counts = SparseCounts.from_csr(source.matrix[rows], log_factorials=source.log_factorials[rows])
+    return counts, torch.from_numpy(source.library_size[rows])
+
+
 @dataclass(frozen=True)
 class Cells:
     """Counts and covariate codes of the cells a loop goes through.
@@ -165,10 +173,7 @@ class Cells:
         """Bring some cells together as tensors."""
         return Minibatch(
             rows,
-            SparseCounts.from_csr(
-                self.source.matrix[rows], log_factorials=self.source.log_factorials[rows]
-            ),
-            torch.from_numpy(self.source.library_size[rows]),
+            *gather_counts(self.source, rows),
             torch.from_numpy(self.biological[rows]),
             torch.from_numpy(self.technical[rows]),
         )

@@ -15,11 +15,11 @@ from crepes import ConformalClassifier
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import Covariate, text_values
 from invatlas.errors import CovariateError, SettingsError
-from invatlas.model.calls import call_log_probabilities, estimate_frequencies, reweigh
+from invatlas.model.calls import estimate_frequencies, reweigh
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
 from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, judge
-from invatlas.training.posterior import CHUNK, encode_cells
+from invatlas.training.posterior import call_cells, encode_cells
 
 LABEL_PRIORS = ("reference", "uniform", "query")
 ABSTAIN_BELOW = 0.5
@@ -161,7 +161,7 @@ def log_probabilities(
     """Calibrated log-posterior (cell, combination) under the wanted label frequencies."""
     prior = atlas.model.prior_invariant()
     temperature = atlas.calibration.temperature if atlas.calibration else 1.0
-    log_p = torch.cat([call_log_probabilities(some, prior, temperature) for some in q.split(CHUNK)])
+    log_p = call_cells(q, prior, temperature)
     if label_prior == "query":
         weight = estimate_frequencies(log_p, prior.log_weight, allowed)
     elif label_prior == "uniform":

@@ -19,10 +19,9 @@ from scipy.stats import false_discovery_control
 
 from invatlas.atlas import Atlas
 from invatlas.errors import SettingsError
-from invatlas.model.calls import call_log_probabilities
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
-from invatlas.training.posterior import CHUNK, encode_cells
+from invatlas.training.posterior import call_cells, encode_cells
 
 FALSE_DISCOVERY_RATE = 0.05
 ENOUGH_CELLS = 200
@@ -83,7 +82,7 @@ def judge(atlas: Atlas, q: DiagonalGaussian, false_discovery_rate: float) -> pd.
         )
     prior = atlas.model.prior_invariant()
     score = known.novelty(q, prior).numpy()
-    called = torch.cat([call_log_probabilities(some, prior).argmax(1) for some in q.split(CHUNK)])
+    called = call_cells(q, prior).argmax(1)
     common = np.flatnonzero(np.bincount(known.called.numpy()) >= ENOUGH_CELLS)
     bins, bins_of_known = (
         np.where(np.isin(codes, common), codes, POOLED)

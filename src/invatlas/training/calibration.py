@@ -36,7 +36,7 @@ from invatlas.model.priors import (
     DiagonalGaussian,
     allowed_combinations,
 )
-from invatlas.training.posterior import CHUNK, encode_cells
+from invatlas.training.posterior import CHUNK, call_cells, encode_cells
 from invatlas.training.split import Split
 
 FEWEST_CELLS = 20
@@ -82,9 +82,8 @@ class Calibration:
     standard: Float[Tensor, "2 2"]
 
     def novelty(self, q: DiagonalGaussian, prior: ConditionalGaussians) -> Float[Tensor, " cell"]:
-        """N of cells whose posterior is known."""
-        parts = novelty_parts(q, prior, self.landmarks)
-        return ((parts - self.standard[0]) / self.standard[1]).sum(1)
+        """Score n of cells whose posterior is known."""
+        return _standardised_sum(novelty_parts(q, prior, self.landmarks), self.standard)
 
 
 @torch.inference_mode()
@@ -151,7 +150,7 @@ def _measure(
     if len(rows) < FEWEST_CELLS:
         return None
     q = encode_cells(model, cells.source, rows)["invariant"]
-    log_p = call_log_probabilities(q, prior)
+    log_p = call_cells(q, prior)
     temperature = fit_temperature(log_p, truth)
     p = torch.softmax(log_p / temperature, 1)
     crossed = _cross_fitted(log_p, truth)
@@ -164,11 +163,15 @@ def _measure(
         brier_score(crossed, truth),
         whole_donors,
         1 - p.gather(1, truth[:, None])[:, 0],
-        ((parts - standard[0]) / standard[1]).sum(1),
+        _standardised_sum(parts, standard),
         p.argmax(1),
         landmarks,
         standard,
     )
+
+
+def _standardised_sum(parts: Tensor, standard: Tensor) -> Tensor:
+    return ((parts - standard[0]) / standard[1]).sum(1)
 
 
 def fit_temperature(log_p: Float[Tensor, "cell combination"], truth: Int[Tensor, " cell"]) -> float:

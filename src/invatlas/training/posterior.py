@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from invatlas.data.counts import CountSource
-from invatlas.data.minibatch import SparseCounts
+from invatlas.data.minibatch import gather_counts
+from invatlas.model.calls import call_log_probabilities
 from invatlas.model.invae import Model
-from invatlas.model.priors import DiagonalGaussian
+from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 
 CHUNK = 2048
 
@@ -22,9 +25,7 @@ def encode_cells(
     pieces: dict[str, list[DiagonalGaussian]] = {which: [] for which in model.encode.heads}
     for start in range(0, max(1, len(rows)), CHUNK):
         some = rows[start : start + CHUNK]
-        counts = SparseCounts.from_csr(source.matrix[some])
-        library_size = torch.from_numpy(source.library_size[some])
-        for which, posterior in model.encode(counts, library_size).items():
+        for which, posterior in model.encode(*gather_counts(source, some)).items():
             pieces[which].append(posterior)
     return {
         which: DiagonalGaussian(
@@ -33,3 +34,11 @@ def encode_cells(
         )
         for which, found in pieces.items()
     }
+
+
+@torch.inference_mode()
+def call_cells(
+    q: DiagonalGaussian, prior: ConditionalGaussians, temperature: float = 1.0
+) -> Float[Tensor, "cell combination"]:
+    """Log-posterior over combinations of many cells, a chunk at a time."""
+    return torch.cat([call_log_probabilities(some, prior, temperature) for some in q.split(CHUNK)])

@@ -44,12 +44,10 @@ def split_cells(
     n_held = round(share * n_cells)
     if n_held < ENOUGH_CELLS:
         return Split(everything, everything[:0], None)
-    sizes = [len(np.unique(codes[codes >= 0])) for codes in technical.T]
-    if sizes and max(sizes) >= ENOUGH_DONORS:
-        covariate = int(np.argmax(sizes))
-        held = _held_out_values(biological, technical[:, covariate], n_held, generator)
-        if held.sum() >= ENOUGH_CELLS:
-            return Split(everything[~held], everything[held], covariate)
+    if max(_count_values(technical), default=0) >= ENOUGH_DONORS:
+        spared = split_donors(biological, technical, share, generator)
+        if spared is not None:
+            return spared
     order = generator.permutation(n_cells)
     return Split(np.sort(order[n_held:]), np.sort(order[:n_held]), None)
 
@@ -59,9 +57,9 @@ def split_donors(
 ) -> Split | None:
     """Hold out whole donors, about ``share`` of the cells, however few donors there are.
 
-    As :func:`split_cells` chooses them; None where no donor can be spared.
+    None where no donor can be spared.
     """
-    sizes = [len(np.unique(codes[codes >= 0])) for codes in technical.T]
+    sizes = _count_values(technical)
     if not sizes:
         return None
     covariate = int(np.argmax(sizes))
@@ -70,6 +68,10 @@ def split_donors(
     if held.sum() < ENOUGH_CELLS:
         return None
     return Split(np.flatnonzero(~held), np.flatnonzero(held), covariate)
+
+
+def _count_values(technical: np.ndarray) -> list[int]:
+    return [len(np.unique(codes[codes >= 0])) for codes in technical.T]
 
 
 def _held_out_values(
