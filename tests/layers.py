@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FLOORS = (
-    ("errors", "settings", "threads"),
+    ("errors", "settings", "processor"),
     ("data",),
     ("model",),
     ("training",),

@@ -37,7 +37,7 @@ from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration
 
 FORMAT = "invatlas atlas"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MODEL, CARD, HISTORY = "model.safetensors", "atlas.json", "history.csv"
 CALIBRATION = "calibration.safetensors"
 RECORD = (

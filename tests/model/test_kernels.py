@@ -1,16 +1,22 @@
-"""The two kernels against dense torch, torch.distributions, scipy and finite differences."""
+"""The kernels against dense torch, torch.distributions, scipy and finite differences."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.special
 import scipy.stats
 import torch
 from torch.distributions import NegativeBinomial
 
 from invatlas.data.minibatch import SparseCounts
-from invatlas.model.kernels import negative_binomial_nll, sparse_linear
+from invatlas.model.kernels import (
+    digamma,
+    gaussian_evidence,
+    negative_binomial_nll,
+    sparse_linear,
+)
 
 
 def ordinary() -> np.ndarray:
@@ -190,3 +196,27 @@ def test_sparse_linear_takes_a_gradient_that_is_not_contiguous() -> None:
     product.sum(1).sum().backward()  # expands one number, stride 0
     expected = torch.from_numpy(x).T @ torch.ones(x.shape[0], 3, dtype=torch.float64)
     torch.testing.assert_close(weight.grad, expected)
+
+
+def test_digamma_is_scipys() -> None:
+    x = torch.logspace(-3, 7, 10_000, dtype=torch.float64)
+    expected = scipy.special.digamma(x.numpy())
+    np.testing.assert_allclose(digamma(x).numpy(), expected, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(digamma(x.float()).numpy(), expected, rtol=2e-6, atol=2e-6)
+
+
+def test_gaussian_evidence_is_the_density_of_the_sum() -> None:
+    m_q, v_q = draw(5, 3), draw(5, 3, seed=2).exp()
+    m_d, v_d = draw(4, 3, seed=3), draw(4, 3, seed=4).exp()
+    evidence = gaussian_evidence(m_q, v_q, m_d, v_d)
+    for i in range(5):
+        for j in range(4):
+            density = scipy.stats.norm(m_d[j], (v_q[i] + v_d[j]).sqrt())
+            assert evidence[i, j].item() == pytest.approx(density.logpdf(m_q[i]).sum(), rel=1e-12)
+
+
+def test_gradient_of_the_gaussian_evidence_is_exact() -> None:
+    means = [draw(5, 3).requires_grad_(), draw(4, 3, seed=3).requires_grad_()]
+    variances = [draw(5, 3, seed=2).exp(), draw(4, 3, seed=4).exp()]
+    v_q, v_d = (v.detach().requires_grad_() for v in variances)
+    assert torch.autograd.gradcheck(gaussian_evidence, (means[0], v_q, means[1], v_d))

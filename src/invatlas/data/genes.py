@@ -20,7 +20,7 @@ from anndata import AnnData
 
 from invatlas.data.counts import read_counts
 from invatlas.errors import GeneError
-from invatlas.threads import kept_threads
+from invatlas.processor import kept_threads
 
 SELECTION_CELLS = 20_000
 SMALLEST_STRATUM = 50

@@ -115,6 +115,13 @@ class SparseCounts:
             self.log_factorials[:n_cells],
         )
 
+    def sum_by_cell(self, values: Float[Tensor, " nonzero"]) -> Float[Tensor, " cell"]:
+        """Sum of what stands at the nonzeros of each cell."""
+        ends = torch.cat([self.cell_starts[1:], self.cell_starts.new_tensor([len(values)])])
+        lengths = ends - self.cell_starts
+        total: Tensor = torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
+        return total
+
     def to_dense(self) -> Float[Tensor, "cell gene"]:
         """Counts as a dense matrix."""
         dense = self.values.new_zeros(self.n_cells, self.n_genes)

@@ -57,19 +57,37 @@ class Hidden(nn.Module):
         return activated
 
 
-def stack(hidden: int, layers: int, dropout: float) -> nn.Sequential:
-    """Hidden layers that begin where a linear map ended."""
-    parts: list[nn.Module] = [Hidden(hidden, dropout)]
+class SideBySide(nn.Module):
+    """Linear maps of several networks of one width, each on its own share of the columns.
+
+    No bias: the batch normalisation that follows would take it away.
+    """
+
+    def __init__(self, networks: int, hidden: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(hidden)
+        self.weight = nn.Parameter(torch.empty(networks, hidden, hidden).uniform_(-bound, bound))
+
+    def forward(self, y: Float[Tensor, "cell wide"]) -> Float[Tensor, "cell wide"]:
+        """Apply each map to its columns."""
+        networks, hidden, _ = self.weight.shape
+        parts = torch.bmm(y.view(-1, networks, hidden).transpose(0, 1), self.weight)
+        return parts.transpose(0, 1).reshape(-1, networks * hidden)
+
+
+def stack(networks: int, hidden: int, layers: int, dropout: float) -> nn.Sequential:
+    """Hidden layers, side by side, that begin where a linear map ended."""
+    parts: list[nn.Module] = [Hidden(networks * hidden, dropout)]
     for _ in range(layers - 1):
-        parts += [nn.Linear(hidden, hidden), Hidden(hidden, dropout)]
+        parts += [SideBySide(networks, hidden), Hidden(networks * hidden, dropout)]
     return nn.Sequential(*parts)
 
 
 class Encoder(nn.Module):
     """Posterior of both sets of latents given the counts of a cell.
 
-    The two encoders share nothing but the pass over the nonzeros: the columns of ``first``
-    are split between them.
+    The encoders of the two sets share no weight. They have one width, so that one operation
+    does for both what each would do alone.
     """
 
     median_library_size: Tensor
@@ -92,8 +110,9 @@ class Encoder(nn.Module):
         self.first = nn.Parameter(
             torch.empty(n_genes, hidden * len(n_latents)).uniform_(-bound, bound)
         )
+        self.layers = stack(len(n_latents), hidden, layers, dropout)
         self.heads = nn.ModuleDict(
-            {which: Head(n, hidden, layers, dropout) for which, n in n_latents.items()}
+            {which: nn.Linear(hidden, 2 * n) for which, n in n_latents.items()}
         )
 
     def forward(
@@ -101,27 +120,14 @@ class Encoder(nn.Module):
     ) -> dict[str, DiagonalGaussian]:
         """Posterior of each set of latents of each cell, by the name of the set."""
         scale = self.median_library_size / library_size
-        u = self.forget_genes(torch.log1p(counts.values * scale[counts.cells]))
-        y = sparse_linear(u, self.first, counts)
-        return {
-            which: head(part)
-            for (which, head), part in zip(self.heads.items(), y.split(self.hidden, 1), strict=True)
-        }
-
-
-class Head(nn.Module):
-    """What follows the first linear map in one encoder."""
-
-    def __init__(self, n_latents: int, hidden: int, layers: int, dropout: float) -> None:
-        super().__init__()
-        self.layers = stack(hidden, layers, dropout)
-        self.mean = nn.Linear(hidden, n_latents)
-        self.log_variance = nn.Linear(hidden, n_latents)
-
-    def forward(self, y: Float[Tensor, "cell hidden"]) -> DiagonalGaussian:
-        """Posterior of one set of latents."""
-        h = self.layers(y)
-        return DiagonalGaussian(self.mean(h), self.log_variance(h).clamp(-10.0, 4.0))
+        u = torch.log1p(counts.values * scale.index_select(0, counts.cells))
+        u = self.forget_genes(u)
+        h = self.layers(sparse_linear(u, self.first, counts)).split(self.hidden, 1)
+        posteriors = {}
+        for (which, head), part in zip(self.heads.items(), h, strict=True):
+            mean, log_variance = head(part).chunk(2, 1)
+            posteriors[which] = DiagonalGaussian(mean, log_variance.clamp(-10.0, 4.0))
+        return posteriors
 
 
 class Decoder(nn.Module):
@@ -144,9 +150,9 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.forget = forget
-        self.first = nn.Linear(n_latents, hidden)
+        self.first = nn.Linear(n_latents, hidden, bias=False)
         self.technical = nn.ParameterList(torch.zeros(size, hidden) for size in technical_sizes)
-        self.layers = stack(hidden, layers, dropout)
+        self.layers = stack(1, hidden, layers, dropout)
         self.logits = nn.Linear(hidden, n_genes)
 
     def forward(

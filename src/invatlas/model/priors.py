@@ -27,6 +27,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from invatlas.model.kernels import gaussian_evidence
+
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
@@ -81,9 +83,7 @@ class ConditionalGaussians:
 
     def log_evidence(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
         """Log E_q p(z | d): the Gaussian N(q.mean; m_d, v_d + v_q), in nats."""
-        variance = self.log_variance.exp() + q.variance[:, None]
-        squares = (q.mean[:, None] - self.mean).square() / variance
-        return -0.5 * (squares + variance.log() + math.log(2 * math.pi)).sum(2)
+        return gaussian_evidence(q.mean, q.variance, self.mean, self.log_variance.exp())
 
     def sample(self, combination: Int[Tensor, " cell"]) -> Float[Tensor, "cell latent"]:
         """One draw of z for each wanted combination."""
@@ -144,6 +144,8 @@ class Prior(nn.Module, ABC):
 class FactorisedPrior(Prior):
     """Diagonal Gaussians with additive means and a shrunk low-rank interaction."""
 
+    has_value: Tensor
+
     def __init__(
         self,
         sizes: list[int],
@@ -153,8 +155,10 @@ class FactorisedPrior(Prior):
         rank: int = 4,
     ) -> None:
         super().__init__(combinations, weights)
-        self.means = nn.ParameterList(0.5 * torch.randn(size, n_latents) for size in sizes)
-        self.log_variances = nn.ParameterList(torch.zeros(size, n_latents) for size in sizes)
+        # one row a value: M_c[value] and S_c[value] side by side, all covariates below each other
+        self.effects = nn.Parameter(torch.zeros(sum(sizes), 2 * n_latents))
+        nn.init.normal_(self.effects.data[:, :n_latents], std=0.5)
+        self.register_buffer("has_value", one_hot(combinations, sizes))
         self.base_log_variance = nn.Parameter(torch.zeros(n_latents))
         interacting = sizes if len(sizes) > 1 else []
         self.factors = nn.ParameterList(torch.randn(size, rank) for size in interacting)
@@ -168,17 +172,24 @@ class FactorisedPrior(Prior):
         return product @ self.directions
 
     def forward(self) -> ConditionalGaussians:  # noqa: D102
-        mean = self.interaction()
-        log_variance = self.base_log_variance.expand_as(mean)
-        for c, (value_mean, value_spread) in enumerate(
-            zip(self.means, self.log_variances, strict=True)
-        ):
-            mean = mean + value_mean[self.combinations[:, c]]
-            log_variance = log_variance + value_spread[self.combinations[:, c]]
-        return ConditionalGaussians(mean, log_variance.clamp(-6.0, 4.0), self.weights.log())
+        mean, log_variance = (self.has_value @ self.effects).chunk(2, 1)
+        if len(self.directions):
+            mean = mean + self.interaction()
+        log_variance = (self.base_log_variance + log_variance).clamp(-6.0, 4.0)
+        return ConditionalGaussians(mean, log_variance, self.weights.log())
 
     def shrinkage(self) -> Float[Tensor, ""]:  # noqa: D102
         return self.interaction().square().sum()
+
+
+def one_hot(
+    combinations: Int[Tensor, "combination covariate"], sizes: list[int]
+) -> Float[Tensor, "combination value"]:
+    """Which values each combination has, the values of all covariates side by side."""
+    columns = [
+        nn.functional.one_hot(combinations[:, c], size).float() for c, size in enumerate(sizes)
+    ]
+    return torch.cat([torch.zeros(len(combinations), 0), *columns], 1)
 
 
 PRIORS: dict[str, type[FactorisedPrior]] = {"factorised": FactorisedPrior}

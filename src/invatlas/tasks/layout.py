@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from sklearn.neighbors import KNeighborsRegressor
 
-from invatlas.threads import kept_threads
+from invatlas.processor import kept_threads
 
 LAID_OUT_CELLS = 20_000
 NEIGHBOURS = 15

@@ -21,6 +21,7 @@ from invatlas.data.minibatch import Cells, Minibatch, count_minibatches, prefetc
 from invatlas.errors import TrainingError
 from invatlas.model.invae import Model
 from invatlas.model.objective import nobody_yet, objective_terms, weigh
+from invatlas.processor import quick_products
 from invatlas.settings import Settings
 from invatlas.training.split import Split
 
@@ -98,7 +99,8 @@ def train(
     best, best_epoch, best_weights, stopped = math.inf, 0, _copy_weights(model), "complete"
     try:
         for epoch in range(1, plan.epochs + 1):
-            row = descent.run_epoch(epoch)
+            with quick_products():
+                row = descent.run_epoch(epoch)
             history.append(row)
             value = row.get("held_out_objective", -math.inf)
             if not math.isnan(value) and (value <= best or not descent.settled):
