@@ -378,3 +378,32 @@ def test_the_card_of_a_run_is_json_that_any_reader_accepts(fitted: Path) -> None
 
     card = json.loads((fitted / "atlas.json").read_text(), parse_constant=refuse_constant)
     assert card["run"]["technical"] == ["donor"]
+
+
+def test_a_hierarchy_of_labels_comes_from_a_file_and_repeats_from_the_card(
+    cells: Path, tmp_path: Path
+) -> None:
+    study = ad.read_h5ad(cells)
+    kinds = study.obs["cell_type"].astype(str)
+    study.obs["cell_type"] = kinds.where(np.arange(len(kinds)) % 4 > 0, "cell")
+    study.write_h5ad(tmp_path / "coarse.h5ad")
+    finer = sorted(kinds.unique())
+    (tmp_path / "tree.toml").write_text(f"[cell_type]\ncell = {finer}\n", encoding="utf-8")
+    first, again = tmp_path / "first", tmp_path / "again"
+    tree = ("--hierarchy", tmp_path / "tree.toml")
+    call("fit", tmp_path / "coarse.h5ad", *COLUMNS, *tree, "--output", first, *QUICK)
+    covariate = ia.load(first).schema.biological[0]
+    assert covariate.categories == tuple(finer)
+    assert covariate.groups == (("cell", tuple(finer)),)
+    card = ("--config", first / "atlas.json")
+    call("fit", tmp_path / "coarse.h5ad", *card, "--output", again)
+    assert ia.load(again).schema == ia.load(first).schema
+    assert (again / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+
+
+def test_a_hierarchy_of_an_absent_value_is_explained(cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "tree.toml").write_text('[cell_type]\ntype_1 = ["nobody"]\n', encoding="utf-8")
+    tree = ("--hierarchy", tmp_path / "tree.toml")
+    said = call("fit", cells, *COLUMNS, *tree, "--output", tmp_path / "atlas", *QUICK, status=1)
+    assert "none of them is a value of the column" in said
+    assert not (tmp_path / "atlas").exists()

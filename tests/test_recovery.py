@@ -162,3 +162,31 @@ def test_spurious_latents_tell_the_batch(
     assert found > 0.85
     # dealing at random may by chance deal as it was: two thirds of the null suffice
     assert (null < found - 0.1).mean() > 0.8
+
+
+def test_cells_with_coarse_labels_are_called_by_the_finer_ones(study: AnnData) -> None:
+    """Half the donors of each disease come from a study that tells two lineages apart only."""
+    kinds = sorted(study.obs["cell_type"].unique())
+    lineages = {"lymphoid": kinds[:2], "myeloid": kinds[2:]}
+    lineage = {kind: name for name, finer in lineages.items() for kind in finer}
+    people = study.obs.groupby("disease", observed=True)["donor"].unique()
+    coarse = study.obs["donor"].isin([d for ds in people for d in sorted(ds)[::2]]).to_numpy()
+    truth = study.obs["cell_type"].astype(str).to_numpy()
+    told = study.copy()
+    told.obs["cell_type"] = np.where(coarse, [lineage[kind] for kind in truth], truth)
+    settings = ia.Settings(epochs=15, hidden=64, genes=0, spared_donors=0.0)
+    atlas = ia.fit(
+        told,
+        ["cell_type", "disease"],
+        ["donor"],
+        hierarchy={"cell_type": lineages},
+        settings=settings,
+    )
+    assert atlas.schema.biological[0].categories == tuple(kinds)
+    called = ia.annotate(atlas, AnnData(study.X, var=study.var[[]]))["predicted_cell_type"]
+    called = called.astype(str).to_numpy()[coarse]
+    kept = np.mean(
+        [lineage[kind] == lineage[t] for kind, t in zip(called, truth[coarse], strict=True)]
+    )
+    assert kept > 0.98, "a coarse label is what the cell was taught"
+    assert (called == truth[coarse]).mean() > 0.9, "the finer one comes from the other donors"

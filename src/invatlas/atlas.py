@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,11 +16,12 @@ import torch
 from anndata import AnnData
 
 from invatlas.data.counts import CountSource
-from invatlas.data.covariates import MISSING, Covariate, Schema, combine
+from invatlas.data.covariates import Covariate, Hierarchy, Schema, combine
 from invatlas.data.genes import select_genes
 from invatlas.data.minibatch import Cells
 from invatlas.errors import CountsError, DataError, GeneError, TrainingError
-from invatlas.model.invae import CovariateTable, Model
+from invatlas.model.invae import Model
+from invatlas.model.priors import CovariateTable
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration, calibrate, calibrate_on_donors
 from invatlas.training.loop import Plan, Training, plan_training, train
@@ -70,6 +71,7 @@ def fit(
     biological: Sequence[str],
     technical: Sequence[str] = (),
     *,
+    hierarchy: Mapping[str, Hierarchy] | None = None,
     layer: str | None = None,
     genes: Sequence[str] | None = None,
     settings: Settings | None = None,
@@ -87,6 +89,10 @@ def fit(
     biological, technical
         Columns of obs: what makes a cell what it is (cell type, disease), and what the
         laboratory adds (donor, batch, platform). A cell may lack any value.
+    hierarchy
+        Coarse values of biological columns and the finer ones each stands for, by column:
+        ``{"cell_type": {"T cell": ["CD4 T", "CD8 T"]}}``. A cell with a coarse value may be any
+        of the finer ones; calls name the finest.
     layer
         Layer that holds the raw counts; X where none is named.
     genes
@@ -113,7 +119,7 @@ def fit(
     start = time.perf_counter()
     if adata.n_obs < MINIMUM_CELLS:
         raise DataError(f"The data have {adata.n_obs} cells; a fit needs at least {MINIMUM_CELLS}.")
-    schema = Schema.learn(adata.obs, biological, technical)
+    schema = Schema.learn(adata.obs, biological, technical, hierarchy)
     biological_codes, technical_codes = schema.encode(adata.obs)
     names = _choose_genes(adata, genes, layer, technical_codes, settings)
     source = CountSource.from_anndata(adata, names, layer)
@@ -211,6 +217,7 @@ def tabulate(covariates: Sequence[Covariate], codes: np.ndarray) -> CovariateTab
         [len(covariate.categories) for covariate in covariates],
         torch.from_numpy(combinations),
         torch.from_numpy(weights.astype(np.float32)),
+        tuple(torch.from_numpy(covariate.members) for covariate in covariates),
     )
 
 
@@ -260,7 +267,7 @@ def _describe(rows: np.ndarray, cells: Cells, adata: AnnData, schema: Schema) ->
     values = []
     for covariate in schema.covariates:
         codes = covariate.encode(adata.obs.iloc[rows])
-        seen = [covariate.categories[code] for code in np.unique(codes[codes != MISSING])]
+        seen = [covariate.categories[code] for code in np.unique(codes[codes >= 0])]
         more = f" and {len(seen) - 4} more" if len(seen) > 4 else ""
         values.append(f"{covariate.name}: {', '.join(seen[:4]) or 'missing'}{more}")
     return (

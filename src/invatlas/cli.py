@@ -39,7 +39,7 @@ screen = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts; X by default.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-RUN_KEYS = ("biological", "technical", "layer", "genes_file", "gene_names")
+RUN_KEYS = ("biological", "technical", "hierarchy", "layer", "genes_file", "gene_names")
 
 
 @app.command()
@@ -55,6 +55,10 @@ def fit(
     config: Annotated[
         Path | None,
         typer.Option(help="TOML file with any setting, or the atlas.json of an earlier fit."),
+    ] = None,
+    hierarchy: Annotated[
+        Path | None,
+        typer.Option(help="TOML file: a table a column, coarse value = [finer values]."),
     ] = None,
     layer: Layer = None,
     genes: Annotated[int | None, typer.Option(help="Highly variable genes; 0 takes all.")] = None,
@@ -82,6 +86,7 @@ def fit(
         flags = {
             "biological": biological,
             "technical": technical,
+            "hierarchy": read_toml(hierarchy) if hierarchy else None,
             "layer": layer,
             "genes_file": str(genes_file) if genes_file else None,
             "genes": genes,
@@ -257,6 +262,7 @@ def _fit(adata: AnnData, run: dict[str, Any], settings: Settings, threads: int |
         adata,
         run.get("biological", []),
         run.get("technical", []),
+        hierarchy=run.get("hierarchy"),
         layer=run.get("layer"),
         genes=_read_genes(run["genes_file"]) if "genes_file" in run else run.get("gene_names"),
         settings=settings,

@@ -32,7 +32,8 @@ from safetensors.torch import save_file
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import Schema
 from invatlas.errors import SettingsError, StorageError
-from invatlas.model.invae import CovariateTable, Model
+from invatlas.model.invae import Model
+from invatlas.model.priors import CovariateTable
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration
 
@@ -61,7 +62,7 @@ _DAMAGE = (
     TypeError,
     ValueError,
 )
-_TYPES = {torch.float32: "F32", torch.int64: "I64"}
+_TYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
 
 def save(atlas: Atlas, path: str | Path) -> None:
@@ -130,6 +131,11 @@ def write_atlas(atlas: Atlas, folder: Path) -> None:
         "run": {
             "biological": [c.name for c in atlas.schema.biological],
             "technical": [c.name for c in atlas.schema.technical],
+            "hierarchy": {
+                c.name: {group: list(finer) for group, finer in c.groups}
+                for c in atlas.schema.biological
+                if c.groups
+            },
             "layer": atlas.record["layer"],
             "genes_given": atlas.record["genes_given"],
             "settings": asdict(atlas.settings),
@@ -232,6 +238,7 @@ def _promised_table(schema: Schema, role: str, sizes: dict[str, int]) -> Covaria
         [len(covariate.categories) for covariate in covariates],
         torch.empty(n, len(covariates), dtype=torch.int64),
         torch.empty(n),
+        tuple(torch.empty(c.members.shape, dtype=torch.bool) for c in covariates),
     )
 
 

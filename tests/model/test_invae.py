@@ -14,8 +14,9 @@ import torch
 
 import invatlas as ia
 from invatlas.data.minibatch import Minibatch, SparseCounts
-from invatlas.model.invae import CovariateTable, Explanation, Model
+from invatlas.model.invae import Explanation, Model
 from invatlas.model.networks import Encoder
+from invatlas.model.priors import CovariateTable
 
 SETTINGS = {"hidden": 8, "layers": 2, "invariant_latents": 3, "spurious_latents": 2}
 

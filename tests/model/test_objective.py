@@ -14,14 +14,14 @@ from torch.distributions import Normal, kl_divergence
 import invatlas as ia
 from invatlas.data.minibatch import Minibatch, SparseCounts
 from invatlas.model.calls import call_log_probabilities
-from invatlas.model.invae import CovariateTable, LatentView, Model
+from invatlas.model.invae import LatentView, Model
 from invatlas.model.objective import (
     divergence,
     nobody_yet,
     objective_terms,
     weigh,
 )
-from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
+from invatlas.model.priors import ConditionalGaussians, CovariateTable, DiagonalGaussian
 
 EVERY_PART = list(product([False, True], repeat=3))[1:]
 

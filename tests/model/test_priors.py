@@ -11,9 +11,9 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from invatlas.model.priors import (
     PRIORS,
     ConditionalGaussians,
+    CovariateTable,
     DiagonalGaussian,
     Prior,
-    allowed_combinations,
     summed_out,
 )
 from invatlas.settings import PRIOR_NAMES
@@ -104,31 +104,60 @@ def test_draws_of_a_combination_lie_where_it_does(prior: ConditionalGaussians) -
     torch.testing.assert_close(drawn.var(0), prior.log_variance[2].exp(), rtol=0.06, atol=0)
 
 
-def brute_force_allowed(codes: list[list[int]], combinations: list[tuple[int, ...]]) -> list:
-    return [
-        [all(c in (-1, d) for c, d in zip(cell, row, strict=True)) for row in combinations]
-        for cell in codes
-    ]
+def table(sizes: list[int], *groups: list[list[bool]]) -> CovariateTable:
+    rows = list(product(*map(range, sizes)))
+    codes = torch.tensor(rows, dtype=torch.int64).view(len(rows), len(sizes))
+    members = tuple(
+        torch.tensor(group, dtype=torch.bool).view(-1, size)
+        for group, size in zip(groups, sizes, strict=False)
+    )
+    return CovariateTable(sizes, codes, torch.full((len(rows),), 1 / len(rows)), members)
+
+
+def allowed(given: CovariateTable, codes: list[list[int]]) -> torch.Tensor:
+    made = PRIORS["factorised"](given, 2)
+    rows = torch.tensor(codes, dtype=torch.int64).view(len(codes), len(given.sizes))
+    return made.allowed(rows)
 
 
 def test_allowed_combinations_agree_with_what_is_known() -> None:
-    combinations = list(product(range(2), range(3), range(2)))
+    given = table([2, 3, 2])
     codes = [list(cell) for cell in product(range(-1, 2), range(-1, 3), range(-1, 2))]
-    found = allowed_combinations(torch.tensor(codes), torch.tensor(combinations))
-    assert found.tolist() == brute_force_allowed(codes, combinations)
+    expected = [
+        [all(c in (-1, d) for c, d in zip(cell, row, strict=True)) for row in given.combinations]
+        for cell in codes
+    ]
+    assert allowed(given, codes).tolist() == expected
 
 
 def test_a_cell_without_any_value_may_be_everything() -> None:
-    combinations = torch.tensor(list(product(range(2), range(3))))
-    assert allowed_combinations(torch.tensor([[-1, -1]]), combinations).all()
-    assert allowed_combinations(torch.tensor([[1, 2]]), combinations).sum() == 1
-    assert allowed_combinations(torch.tensor([[-1, 2]]), combinations).sum() == 2
+    given = table([2, 3])
+    assert allowed(given, [[-1, -1]]).all()
+    assert allowed(given, [[1, 2]]).sum() == 1
+    assert allowed(given, [[-1, 2]]).sum() == 2
+
+
+def test_a_coarse_value_allows_what_it_stands_for() -> None:
+    given = table([4], [[True, True, False, False], [False, False, True, True]])
+    assert allowed(given, [[-2], [-3], [-1], [2]]).tolist() == [
+        [True, True, False, False],
+        [False, False, True, True],
+        [True, True, True, True],
+        [False, False, True, False],
+    ]
+
+
+def test_a_coarse_value_narrows_its_own_covariate_only() -> None:
+    given = table([3, 2], [[True, False, True]], [])
+    assert allowed(given, [[-2, 1], [-2, -1]]).tolist() == [
+        [False, True, False, False, False, True],
+        [True, True, False, False, True, True],
+    ]
 
 
 def test_without_covariates_there_is_one_combination_and_all_cells_may_be_it() -> None:
-    nothing = torch.zeros(4, 0, dtype=torch.int64)
-    allowed = allowed_combinations(nothing, torch.zeros(1, 0, dtype=torch.int64))
-    assert allowed.shape == (4, 1) and allowed.all()
+    found = allowed(table([]), [[], [], [], []])
+    assert found.shape == (4, 1) and found.all()
 
 
 def test_summed_out_equals_a_plain_sum() -> None:
@@ -148,14 +177,13 @@ def test_summed_out_does_not_overflow() -> None:
     torch.testing.assert_close(found, torch.tensor([1000.0 + 2**0.5]), rtol=1e-3, atol=0)
 
 
-SIZES = [3, 2]
-COMBINATIONS = torch.tensor(list(product(range(3), range(2))))
+TABLE = table([3, 2])
 
 
 @pytest.fixture(params=sorted(PRIORS))
 def learned(request: pytest.FixtureRequest) -> Prior:
     torch.manual_seed(0)
-    return PRIORS[request.param](SIZES, COMBINATIONS, torch.full((6,), 1 / 6), 4, 2)
+    return PRIORS[request.param](TABLE, 4, 2)
 
 
 def test_every_name_of_the_settings_is_a_prior() -> None:
@@ -174,7 +202,7 @@ def test_log_prob_of_a_prior_integrates_to_one() -> None:
     grid = torch.cartesian_prod(axis, axis)
     for name in sorted(PRIORS):
         torch.manual_seed(0)
-        made = PRIORS[name](SIZES, COMBINATIONS, torch.full((6,), 1 / 6), 2, 2)
+        made = PRIORS[name](TABLE, 2, 2)
         total = made().log_prob(grid).exp().sum(0) * float(axis[1] - axis[0]) ** 2
         torch.testing.assert_close(total, torch.ones(6), rtol=1e-3, atol=0)
 
@@ -212,8 +240,6 @@ def test_an_interaction_bends_the_means_and_is_paid_for(learned: Prior) -> None:
 @pytest.mark.parametrize("latents", [0, 1, 3])
 def test_one_covariate_or_none_and_no_latents_are_priors_too(name: str, latents: int) -> None:
     for sizes in ([], [4]):
-        n = sizes[0] if sizes else 1
-        rows = torch.arange(n)[:, None] if sizes else torch.zeros(1, 0, dtype=torch.int64)
-        made = PRIORS[name](sizes, rows, torch.full((n,), 1 / n), latents, 2)
-        assert made().log_prob(torch.zeros(5, latents)).shape == (5, n)
+        made = PRIORS[name](table(sizes), latents, 2)
+        assert made().log_prob(torch.zeros(5, latents)).shape == (5, sizes[0] if sizes else 1)
         assert float(made.shrinkage().detach()) == 0.0

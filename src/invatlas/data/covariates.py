@@ -1,14 +1,16 @@
 """The columns of obs that a fit knows of: what they are called and which values they take.
 
 A covariate is biological (it moves z_I) or technical (it moves z_S). Categories are learnt
-from the reference, once, and kept in alphabetical order. A missing value is no category:
-its code is -1, and the model sums it out.
+from the reference, once, and kept in alphabetical order. A missing value is no category: its code
+is -1, and the model sums it out. Nor is a coarse value, such as "T cell" where others are called
+"CD4 T" and "CD8 T": the k-th of them has the code -2 - k, and the model sums over what it stands
+for.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ MISSING = -1
 MISSING_SPELLINGS = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "unknown"})
 KINDS = ("categorical", "continuous")
 MAXIMUM_COMBINATIONS = 4096
+
+Hierarchy = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,20 @@ class Covariate:
         ``categorical``; ``continuous`` is part of the format and is not fitted yet.
     categories
         Values it takes, in alphabetical order; empty where it is continuous.
+    groups
+        Coarse values, in alphabetical order, each with the categories it stands for.
     """
 
     name: str
     kind: str
     categories: tuple[str, ...]
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @classmethod
-    def learn(cls, obs: pd.DataFrame, column: str) -> Covariate:
+    def learn(cls, obs: pd.DataFrame, column: str, hierarchy: Hierarchy | None = None) -> Covariate:
         """Learn the values of a column, given as ``name`` or ``name:kind``.
+
+        ``hierarchy`` names the coarse values among them, with the finer ones they stand for.
 
         Raises
         ------
@@ -62,8 +71,15 @@ class Covariate:
             raise CovariateError(
                 f"{name!r} is asked for as continuous; this version fits categorical covariates."
             )
-        values = text_values(obs, name).dropna()
+        every = text_values(obs, name).dropna()
+        values = every[~every.isin(list(hierarchy or {}))]
         categories = tuple(sorted(values.unique()))
+        groups = _resolve(hierarchy or {}, categories, set(every.unique()), name)
+        if not categories and len(every):
+            raise CovariateError(
+                f"obs column {name!r} holds coarse values only ({every.iloc[0]!r}, ...); some "
+                "cells must have the finer ones they stand for."
+            )
         if not categories:
             raise CovariateError(f"obs column {name!r} has no value in any of {len(obs)} cells.")
         if len(categories) == 1 and len(values) == len(obs):
@@ -77,14 +93,22 @@ class Covariate:
                 f"({categories[0]!r}, {categories[1]!r}, ...): an identifier, or a number. "
                 "A categorical covariate needs values that several cells share."
             )
-        return cls(name, kind, categories)
+        return cls(name, kind, categories, groups)
+
+    @property
+    def members(self) -> np.ndarray:
+        """Which categories each coarse value stands for, bool (group, category)."""
+        rows = [np.isin(self.categories, list(finer)) for _, finer in self.groups]
+        return np.array(rows, dtype=bool).reshape(len(rows), len(self.categories))
 
     def encode(self, obs: pd.DataFrame) -> np.ndarray:
         """Codes of a column, shape (cell,); -1 where missing or never seen in the reference."""
         if self.name not in obs.columns:
             return np.full(len(obs), MISSING, dtype=np.int64)
-        known = pd.Categorical(text_values(obs, self.name), categories=list(self.categories))
-        return np.asarray(known.codes, dtype=np.int64)
+        coarse = [group for group, _ in self.groups]
+        found = pd.Categorical(text_values(obs, self.name), categories=[*self.categories, *coarse])
+        codes = np.asarray(found.codes, dtype=np.int64)
+        return np.where(codes < len(self.categories), codes, len(self.categories) - 2 - codes)
 
 
 @dataclass(frozen=True)
@@ -102,9 +126,15 @@ class Schema:
 
     @classmethod
     def learn(
-        cls, obs: pd.DataFrame, biological: Sequence[str], technical: Sequence[str]
+        cls,
+        obs: pd.DataFrame,
+        biological: Sequence[str],
+        technical: Sequence[str],
+        hierarchy: Mapping[str, Hierarchy] | None = None,
     ) -> Schema:
         """Learn names and values from the obs of a reference.
+
+        ``hierarchy`` gives the coarse values of biological columns, by column.
 
         Raises
         ------
@@ -121,8 +151,12 @@ class Schema:
                 "No biological covariate is named; name at least one of the obs columns "
                 f"{', '.join(map(str, obs.columns))}."
             )
+        hierarchy = _check_hierarchy(hierarchy or {}, biological)
         schema = cls(
-            tuple(Covariate.learn(obs, column) for column in biological),
+            tuple(
+                Covariate.learn(obs, column, hierarchy.get(column.removesuffix(":categorical")))
+                for column in biological
+            ),
             tuple(Covariate.learn(obs, column) for column in technical),
         )
         names = [covariate.name for covariate in schema.covariates]
@@ -146,7 +180,12 @@ class Schema:
         """Plain values for ``atlas.json``."""
         return {
             role: [
-                {"name": c.name, "kind": c.kind, "categories": list(c.categories)}
+                {
+                    "name": c.name,
+                    "kind": c.kind,
+                    "categories": list(c.categories),
+                    "groups": {group: list(finer) for group, finer in c.groups},
+                }
                 for c in covariates
             ]
             for role, covariates in (
@@ -161,7 +200,12 @@ class Schema:
 
         def covariates(role: str) -> tuple[Covariate, ...]:
             return tuple(
-                Covariate(str(c["name"]), str(c["kind"]), tuple(map(str, c["categories"])))
+                Covariate(
+                    str(c["name"]),
+                    str(c["kind"]),
+                    tuple(map(str, c["categories"])),
+                    tuple((str(k), tuple(map(str, v))) for k, v in c["groups"].items()),
+                )
                 for c in values[role]
             )
 
@@ -186,7 +230,7 @@ def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndar
     if not covariates:
         return np.zeros((1, 0), dtype=np.int64), np.ones(1)
     sizes = [len(covariate.categories) for covariate in covariates]
-    complete = codes[(codes != MISSING).all(1)]
+    complete = codes[(codes >= 0).all(1)]
     if np.prod(sizes, dtype=float) <= MAXIMUM_COMBINATIONS or not len(complete):
         combinations = np.indices(sizes).reshape(len(sizes), -1).T.astype(np.int64)
     else:
@@ -209,6 +253,50 @@ def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
     column = obs[name]
     text = column.astype(object).where(column.notna(), None).map(_as_text, na_action="ignore")
     return text.where(~text.str.strip().str.lower().isin(MISSING_SPELLINGS))
+
+
+def _check_hierarchy(hierarchy: object, biological: Sequence[str]) -> Mapping[str, Hierarchy]:
+    shape = 'column = {coarse value = [finer values]}, such as cell_type = {"T cell" = ["CD4 T"]}'
+    if not isinstance(hierarchy, Mapping):
+        raise CovariateError(f"The hierarchy is {hierarchy!r}; it is written {shape}.")
+    for column, groups in hierarchy.items():
+        if column not in biological:
+            raise CovariateError(
+                f"The hierarchy speaks of {column!r}, which is no biological covariate; "
+                f"they are {', '.join(biological)}."
+            )
+        lists = groups.values() if isinstance(groups, Mapping) else [None]
+        if not all(isinstance(finer, list | tuple) for finer in lists):
+            raise CovariateError(
+                f"The hierarchy of {column!r} is {groups!r}; it is written {shape}."
+            )
+    return hierarchy
+
+
+def _resolve(
+    hierarchy: Hierarchy, categories: Sequence[str], met: set[str], name: str
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Follow every coarse value that was met down to categories."""
+    groups = []
+    for group in sorted(set(hierarchy) & met):
+        finer, waiting, passed = set(), [group], set()
+        while waiting:
+            value = waiting.pop()
+            if value in passed:
+                continue
+            passed.add(value)
+            if value in hierarchy:
+                waiting += map(str, hierarchy[value])
+            else:
+                finer.add(value)
+        if not finer & set(categories):
+            raise CovariateError(
+                f"The hierarchy lets {name} {group!r} stand for "
+                f"{', '.join(sorted(finer)) or 'itself alone'}; none of them is a value of the "
+                f"column, whose values are {', '.join(categories[:20])}."
+            )
+        groups.append((group, tuple(sorted(finer & set(categories)))))
+    return tuple(groups)
 
 
 def _as_text(value: object) -> str:

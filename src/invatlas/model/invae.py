@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from invatlas.data.minibatch import Minibatch
@@ -19,29 +19,11 @@ from invatlas.model.networks import Decoder, Encoder
 from invatlas.model.priors import (
     PRIORS,
     ConditionalGaussians,
+    CovariateTable,
     DiagonalGaussian,
-    allowed_combinations,
+    Prior,
 )
 from invatlas.settings import Settings
-
-
-@dataclass(frozen=True)
-class CovariateTable:
-    """What a prior conditions on.
-
-    Attributes
-    ----------
-    sizes
-        Number of categories of each covariate.
-    combinations
-        Codes of the combinations the prior speaks of, shape (combination, covariate).
-    weights
-        p(d) of each combination, positive and summing to one, shape (combination,).
-    """
-
-    sizes: list[int]
-    combinations: Int[Tensor, "combination covariate"]
-    weights: Float[Tensor, " combination"]
 
 
 @dataclass(frozen=True)
@@ -92,20 +74,8 @@ class Model(nn.Module):
             median_library_size,
         )
         prior = PRIORS[s.prior]
-        self.prior_invariant = prior(
-            biological.sizes,
-            biological.combinations,
-            biological.weights,
-            s.invariant_latents,
-            s.interaction_rank,
-        )
-        self.prior_spurious = prior(
-            technical.sizes,
-            technical.combinations,
-            technical.weights,
-            s.spurious_latents,
-            s.interaction_rank,
-        )
+        self.prior_invariant = prior(biological, s.invariant_latents, s.interaction_rank)
+        self.prior_spurious = prior(technical, s.spurious_latents, s.interaction_rank)
         self.decode = Decoder(
             s.invariant_latents + s.spurious_latents,
             technical.sizes if s.technical_in_decoder else [],
@@ -151,7 +121,6 @@ class Model(nn.Module):
 
 
 def _view(
-    embedding: Tensor, posterior: DiagonalGaussian, prior: nn.Module, codes: Tensor
+    embedding: Tensor, posterior: DiagonalGaussian, prior: Prior, codes: Tensor
 ) -> LatentView:
-    allowed = allowed_combinations(codes, prior.combinations)  # type: ignore[arg-type]
-    return LatentView(embedding, posterior, posterior.sample(), prior(), allowed)
+    return LatentView(embedding, posterior, posterior.sample(), prior(), prior.allowed(codes))

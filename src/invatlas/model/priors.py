@@ -9,7 +9,8 @@ low-rank interaction; its squares are penalised, so a combination nobody measure
 sum of its parts. Additive natural parts follow the conditional priors of iVAE (Khemakhem et
 al. 2020, arXiv 1907.04809) and inVAE (Aliee et al. 2023, arXiv 2307.00558).
 
-A value that is missing is summed out. With A the combinations a cell may have,
+A value that is missing is summed out, and so are the values that a coarse label such as "T cell"
+stands for. With A the combinations a cell may have,
 
     -log sum_{d in A} p(d) exp(-KL(q || p(z | d)))  >=  KL(q || sum_{d in A} p(d) p(z | d))
 
@@ -90,18 +91,6 @@ class ConditionalGaussians:
         return DiagonalGaussian(self.mean[combination], self.log_variance[combination]).sample()
 
 
-def allowed_combinations(
-    codes: Int[Tensor, "cell covariate"], combinations: Int[Tensor, "combination covariate"]
-) -> Bool[Tensor, "cell combination"]:
-    """Which combinations agree with a cell's values; a missing value (-1) allows every one.
-
-    A cell whose values were never met together is allowed every combination.
-    """
-    known = codes[:, None]
-    allowed = ((known == combinations) | (known < 0)).all(2)
-    return allowed | ~allowed.any(1, keepdim=True)
-
-
 def summed_out(
     log_terms: Float[Tensor, "cell combination"], allowed: Bool[Tensor, "cell combination"]
 ) -> Float[Tensor, " cell"]:
@@ -109,28 +98,56 @@ def summed_out(
     return torch.logsumexp(log_terms.masked_fill(~allowed, -torch.inf), 1)
 
 
-class Prior(nn.Module, ABC):
-    """p(z | d) over a table of combinations of covariate values.
+@dataclass(frozen=True)
+class CovariateTable:
+    """What a prior conditions on.
 
-    Parameters
+    Attributes
     ----------
     sizes
         Number of categories of each covariate.
     combinations
         Codes of the combinations the prior speaks of, shape (combination, covariate).
     weights
-        p(d), positive, shape (combination,).
-    n_latents
-        Number of latent dimensions.
+        p(d) of each combination, positive and summing to one, shape (combination,).
+    groups
+        For each covariate, the categories every coarse value stands for, shape (group, category);
+        none by default.
     """
+
+    sizes: list[int]
+    combinations: Int[Tensor, "combination covariate"]
+    weights: Float[Tensor, " combination"]
+    groups: tuple[Bool[Tensor, "_ _"], ...] = ()
+
+
+class Prior(nn.Module, ABC):
+    """p(z | d) over a table of combinations of covariate values."""
 
     combinations: Tensor
     weights: Tensor
 
-    def __init__(self, combinations: Tensor, weights: Tensor) -> None:
+    def __init__(self, table: CovariateTable) -> None:
         super().__init__()
-        self.register_buffer("combinations", combinations)
-        self.register_buffer("weights", weights)
+        self.register_buffer("combinations", table.combinations)
+        self.register_buffer("weights", table.weights)
+        groups = table.groups or [torch.zeros(0, n, dtype=torch.bool) for n in table.sizes]
+        for c, members in enumerate(groups):
+            # rows are found by code: 0, 1, ... a category, ..., -3, -2 a group, -1 missing
+            one, every = torch.eye(table.sizes[c]).bool(), torch.ones(1, table.sizes[c]).bool()
+            self.register_buffer(f"admits_{c}", torch.cat([one, members.flip(0), every]))
+
+    def allowed(self, codes: Int[Tensor, "cell covariate"]) -> Bool[Tensor, "cell combination"]:
+        """Which combinations agree with a cell's values.
+
+        A missing value (-1) agrees with every category, the coarse value k (-2 - k) with those it
+        stands for. A cell whose values were never met together is allowed every combination.
+        """
+        allowed = torch.ones(len(codes), len(self.combinations), dtype=torch.bool)
+        for c in range(codes.shape[1]):
+            admits: Tensor = getattr(self, f"admits_{c}")
+            allowed &= admits[codes[:, c]][:, self.combinations[:, c]]
+        return allowed | ~allowed.any(1, keepdim=True)
 
     @abstractmethod
     def forward(self) -> ConditionalGaussians:
@@ -146,19 +163,13 @@ class FactorisedPrior(Prior):
 
     has_value: Tensor
 
-    def __init__(
-        self,
-        sizes: list[int],
-        combinations: Int[Tensor, "combination covariate"],
-        weights: Float[Tensor, " combination"],
-        n_latents: int,
-        rank: int = 4,
-    ) -> None:
-        super().__init__(combinations, weights)
+    def __init__(self, table: CovariateTable, n_latents: int, rank: int = 4) -> None:
+        super().__init__(table)
+        sizes = table.sizes
         # one row a value: M_c[value] and S_c[value] side by side, all covariates below each other
         self.effects = nn.Parameter(torch.zeros(sum(sizes), 2 * n_latents))
         nn.init.normal_(self.effects.data[:, :n_latents], std=0.5)
-        self.register_buffer("has_value", one_hot(combinations, sizes))
+        self.register_buffer("has_value", one_hot(table.combinations, sizes))
         self.base_log_variance = nn.Parameter(torch.zeros(n_latents))
         interacting = sizes if len(sizes) > 1 else []
         self.factors = nn.ParameterList(torch.randn(size, rank) for size in interacting)

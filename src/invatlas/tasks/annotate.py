@@ -223,7 +223,8 @@ def unknown_values(atlas: Atlas, obs: pd.DataFrame) -> list[str]:
     for covariate in atlas.schema.biological:
         if covariate.name not in obs.columns:
             continue
-        strange = sorted(set(text_values(obs, covariate.name).dropna()) - set(covariate.categories))
+        known = {*covariate.categories, *(group for group, _ in covariate.groups)}
+        strange = sorted(set(text_values(obs, covariate.name).dropna()) - known)
         if strange:
             more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
             messages.append(

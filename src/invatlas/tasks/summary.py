@@ -62,4 +62,6 @@ def describe_calibration(calibration: Calibration | None) -> str:
 
 def _count(covariate: Covariate, obs: pd.DataFrame) -> dict[str, int]:
     counts = pd.Series(covariate.encode(obs)).value_counts()
-    return {name: int(counts.get(code, 0)) for code, name in enumerate(covariate.categories)}
+    codes = {name: code for code, name in enumerate(covariate.categories)}
+    codes |= {group: -2 - k for k, (group, _) in enumerate(covariate.groups)}
+    return {name: int(counts.get(code, 0)) for name, code in codes.items()}

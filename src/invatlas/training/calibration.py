@@ -31,11 +31,7 @@ from torch import Tensor
 from invatlas.data.minibatch import Cells
 from invatlas.model.calls import call_log_probabilities
 from invatlas.model.invae import Model
-from invatlas.model.priors import (
-    ConditionalGaussians,
-    DiagonalGaussian,
-    allowed_combinations,
-)
+from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 from invatlas.training.posterior import CHUNK, call_cells, encode_cells
 from invatlas.training.split import Split
 
@@ -142,9 +138,7 @@ def _measure(
 ) -> Calibration | None:
     rows = rows[(cells.biological[rows] >= 0).all(1)]
     prior = model.prior_invariant()
-    allowed = allowed_combinations(
-        torch.from_numpy(cells.biological[rows]), model.prior_invariant.combinations
-    )
+    allowed = model.prior_invariant.allowed(torch.from_numpy(cells.biological[rows]))
     told = allowed.sum(1) == 1  # a combination the prior does not speak of is no truth
     rows, truth = rows[told.numpy()], allowed[told].long().argmax(1)
     if len(rows) < FEWEST_CELLS:
