@@ -296,6 +296,7 @@ def _read_calibration(folder: Path, card: Any, settings: Settings) -> Calibratio
             promised = {
                 "call_scores": torch.empty(cells),
                 "novelty_scores": torch.empty(cells),
+                "pooled_scores": torch.empty(cells),
                 "called": torch.empty(cells, dtype=torch.int64),
                 "landmarks": torch.empty(landmarks, settings.invariant_latents),
                 "standard": torch.empty(2, 2),

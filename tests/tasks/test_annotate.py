@@ -85,10 +85,15 @@ def test_a_cell_type_nobody_knew_is_newer_than_the_others(
     pd.testing.assert_frame_equal(found, ia.annotate(atlas, bare)[columns])
 
 
-def test_pvalues_are_ranks_among_held_out_cells(atlas: ia.Atlas, bare: AnnData) -> None:
-    assert atlas.calibration is not None
-    scores = atlas.calibration.novelty_scores.numpy()
-    found = ia.novelty(atlas, bare)
+@pytest.mark.parametrize("n_cells", [30, 315])
+def test_pvalues_are_ranks_among_held_out_cells(
+    atlas: ia.Atlas, bare: AnnData, n_cells: int
+) -> None:
+    """A few cells are judged each alone, many with their neighbours; so are the held-out ones."""
+    known = atlas.calibration
+    assert known is not None
+    scores = (known.novelty_scores if n_cells < 50 else known.pooled_scores).numpy()
+    found = ia.novelty(atlas, bare[:n_cells])
     expected = [(1 + (scores >= s).sum()) / (1 + len(scores)) for s in found["novelty_score"]]
     np.testing.assert_allclose(found["novelty_pvalue"], expected, rtol=1e-6)
 

@@ -18,8 +18,8 @@ from invatlas.training.calibration import (
     brier_score,
     expected_calibration_error,
     fit_temperature,
-    novelty_parts,
 )
+from invatlas.training.novelty import novelty_parts, pooled
 
 
 def posteriors(n: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,3 +101,21 @@ def test_too_few_labelled_cells_leave_an_atlas_without_calibration(
     assert calls["novelty_pvalue"].isna().all() and not calls["novelty_flag"].any()
     with pytest.raises(ia.InvatlasError, match="no calibration"):
         ia.prediction_sets(atlas, study)
+
+
+def test_pooled_scores_are_means_over_the_nearest_cells() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, scores = torch.randn(60, 3, generator=generator), torch.randn(60, generator=generator)
+    nearest = NearestNeighbors(n_neighbors=8).fit(z).kneighbors(z, return_distance=False)
+    np.testing.assert_allclose(pooled(scores, z), scores.numpy()[nearest].mean(1), rtol=1e-5)
+    torch.testing.assert_close(pooled(scores[:3], z[:3]), scores[:3].mean().expand(3))
+    assert pooled(scores[:0], z[:0]).shape == (0,)
+
+
+def test_samples_are_pooled_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("invatlas.training.novelty.SAMPLE", 25)
+    generator = torch.Generator().manual_seed(0)
+    z, scores = torch.randn(60, 3, generator=generator), torch.randn(60, generator=generator)
+    found = pooled(scores, z)
+    for k in range(3):
+        torch.testing.assert_close(found[k::3], pooled(scores[k::3], z[k::3]))

@@ -2,7 +2,10 @@
 
     p(x) = (1 + #{held-out cells at least as new as x}) / (1 + #{held-out cells})
 
-Compared are held-out cells of the same called combination where there are at least 200
+New is how far z_I lies from reference cells and how undecided the call is; where a query has at
+least 50 cells, each is judged together with its nearest neighbours among them, so that rare
+oddities of single cells count less than a state nobody has met (training/novelty.py). Compared
+are held-out cells of the same called combination where there are at least 200
 (Mondrian; Vovk et al. 2005), and those of all other combinations together otherwise. The flag
 is that of Benjamini and Hochberg (1995) over the cells of a query; for conformal p-values it
 keeps its rate (Bates et al. 2023, Annals of Statistics 51).
@@ -21,10 +24,12 @@ from invatlas.atlas import Atlas
 from invatlas.errors import SettingsError
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
+from invatlas.training.novelty import pooled
 from invatlas.training.posterior import call_cells, encode_cells
 
 FALSE_DISCOVERY_RATE = 0.05
 ENOUGH_CELLS = 200
+FEWEST_TOGETHER = 50
 POOLED = -1
 
 
@@ -52,8 +57,9 @@ def novelty(
     Returns
     -------
     DataFrame, one row a cell: ``novelty_score`` (how far z_I is from reference cells and how
-    undecided the call; 0 on average for known cells), ``novelty_pvalue`` and
-    ``novelty_flag``. Without a calibration all three are missing, missing and false.
+    undecided the call, of the cell and its nearest neighbours in the query; 0 on average for
+    known cells), ``novelty_pvalue`` and ``novelty_flag``. Without a calibration all three are
+    missing, missing and false.
 
     Raises
     ------
@@ -81,7 +87,10 @@ def judge(atlas: Atlas, q: DiagonalGaussian, false_discovery_rate: float) -> pd.
             {"novelty_score": nothing, "novelty_pvalue": nothing, "novelty_flag": False}
         )
     prior = atlas.model.prior_invariant()
-    score = known.novelty(q, prior).numpy()
+    alone, of_known = known.novelty(q, prior), known.novelty_scores
+    if together := len(alone) >= FEWEST_TOGETHER:
+        of_known = known.pooled_scores
+    score = (pooled(alone, q.mean) if together else alone).numpy()
     called = call_cells(q, prior).argmax(1)
     common = np.flatnonzero(np.bincount(known.called.numpy()) >= ENOUGH_CELLS)
     bins, bins_of_known = (
@@ -92,9 +101,7 @@ def judge(atlas: Atlas, q: DiagonalGaussian, false_discovery_rate: float) -> pd.
         bins, bins_of_known = np.full_like(bins, POOLED), np.full_like(bins_of_known, POOLED)
     pvalue = np.ones(len(score))
     for chosen in np.unique(bins):
-        conformal = ConformalClassifier().fit(
-            alphas=known.novelty_scores.numpy()[bins_of_known == chosen]
-        )
+        conformal = ConformalClassifier().fit(alphas=of_known.numpy()[bins_of_known == chosen])
         here = bins == chosen
         pvalue[here] = conformal.predict_p(score[here][:, None], smoothing=False)[:, 0]
     flag = false_discovery_control(pvalue) <= false_discovery_rate

@@ -3,11 +3,7 @@
     T           minimises  - mean log p_T(d | x)  over held-out cells     (see model/calls.py)
     a(x, d)     1 - p_T(d | x), how badly combination d fits a cell        (Sadinle et al.
                 2019, JASA 114)
-    n(x)        D(x) + H(x), each less its mean and over its spread among held-out cells
-    D(x)        mean distance of z_I(x) to the nearest of some reference cells (Sun et al.
-                2022, ICML)
-    H(x)        entropy of p_4(d | x): calls flattened by a temperature of 4, so that it tells
-                cells apart where every call is sure
+    n(x)        how new a cell is                                     (see novelty.py)
 
 The scores a of the true combination and n of held-out cells are kept. A later cell is judged
 by its rank among them (Vovk et al. 2005, Algorithmic Learning in a Random World).
@@ -29,16 +25,13 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from invatlas.data.minibatch import Cells
-from invatlas.model.calls import call_log_probabilities
 from invatlas.model.invae import Model
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
-from invatlas.training.posterior import CHUNK, call_cells, encode_cells
+from invatlas.training.novelty import LANDMARKS, novelty_parts, pooled, standardised_sum
+from invatlas.training.posterior import call_cells, encode_cells
 from invatlas.training.split import Split
 
 FEWEST_CELLS = 20
-LANDMARKS = 2000
-NEIGHBOURS = 50
-FLATTENING = 4.0
 LOG_TEMPERATURES = (-1.0, 3.0)
 BINS = 15
 
@@ -57,8 +50,8 @@ class Calibration:
         Whether the cells are of donors that training never met.
     call_scores
         a of the true combination, shape (cell,).
-    novelty_scores
-        n, shape (cell,).
+    novelty_scores, pooled_scores
+        n of each cell alone, and pooled over its neighbours, shape (cell,).
     called
         Combination each cell is called, shape (cell,).
     landmarks
@@ -73,13 +66,14 @@ class Calibration:
     whole_donors: bool
     call_scores: Float[Tensor, " cell"]
     novelty_scores: Float[Tensor, " cell"]
+    pooled_scores: Float[Tensor, " cell"]
     called: Int[Tensor, " cell"]
     landmarks: Float[Tensor, "landmark latent"]
     standard: Float[Tensor, "2 2"]
 
     def novelty(self, q: DiagonalGaussian, prior: ConditionalGaussians) -> Float[Tensor, " cell"]:
-        """Score n of cells whose posterior is known."""
-        return _standardised_sum(novelty_parts(q, prior, self.landmarks), self.standard)
+        """Score n of cells whose posterior is known, each alone."""
+        return standardised_sum(novelty_parts(q, prior, self.landmarks), self.standard)
 
 
 @torch.inference_mode()
@@ -151,21 +145,19 @@ def _measure(
     parts = novelty_parts(q, prior, landmarks)
     if standard is None:
         standard = torch.stack([parts.mean(0), parts.std(0).clamp_min(1e-6)])
+    scores = standardised_sum(parts, standard)
     return Calibration(
         temperature,
         expected_calibration_error(crossed, truth),
         brier_score(crossed, truth),
         whole_donors,
         1 - p.gather(1, truth[:, None])[:, 0],
-        _standardised_sum(parts, standard),
+        scores,
+        pooled(scores, q.mean),
         p.argmax(1),
         landmarks,
         standard,
     )
-
-
-def _standardised_sum(parts: Tensor, standard: Tensor) -> Tensor:
-    return ((parts - standard[0]) / standard[1]).sum(1)
 
 
 def fit_temperature(log_p: Float[Tensor, "cell combination"], truth: Int[Tensor, " cell"]) -> float:
@@ -176,22 +168,6 @@ def fit_temperature(log_p: Float[Tensor, "cell combination"], truth: Int[Tensor,
         return -float(scaled.gather(1, truth[:, None]).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
-
-
-def novelty_parts(
-    q: DiagonalGaussian, prior: ConditionalGaussians, landmarks: Float[Tensor, "landmark latent"]
-) -> Float[Tensor, "cell 2"]:
-    """D and H of each cell.
-
-    D takes the 50 nearest of 2,000 landmarks; one in forty where there are fewer.
-    """
-    n = max(1, min(NEIGHBOURS, len(landmarks) * NEIGHBOURS // LANDMARKS))
-    parts = []
-    for some in q.split(CHUNK):
-        distance = torch.cdist(some.mean, landmarks).topk(n, dim=1, largest=False).values.mean(1)
-        log_p = call_log_probabilities(some, prior, FLATTENING)
-        parts.append(torch.stack([distance, -(log_p.exp() * log_p).sum(1)], 1))
-    return torch.cat(parts)
 
 
 def expected_calibration_error(
