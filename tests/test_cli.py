@@ -120,6 +120,23 @@ def test_map_accounts_for_missing_genes_and_refuses_too_few(
     call("map", fitted, query, "-o", output, "--minimum-overlap", "0.01")
 
 
+def test_map_takes_gene_names_from_a_column(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    query, output = tmp_path / "query.h5ad", tmp_path / "mapped.h5ad"
+    study = ad.read_h5ad(cells)[:50].copy()
+    expected = ia.embed(ia.load(fitted), study)
+    study.var["symbol"] = [
+        name.upper() if j % 2 else name for j, name in enumerate(study.var_names)
+    ]
+    study.var_names = [f"ENSG{j:011d}" for j in range(120)]
+    study.write_h5ad(query)
+    assert "pass gene_column='symbol'" in refuse("map", fitted, query, "-o", output)
+    said = refuse("map", fitted, query, "-o", output, "--gene-column", "symbols")
+    assert "no column 'symbols'" in said and "symbol" in said
+    said = call("map", fitted, query, "-o", output, "--gene-column", "symbol")
+    assert "All 120 genes of the atlas are in the query" in said and "60 by another case" in said
+    assert np.array_equal(ad.read_h5ad(output).obsm["X_invariant"], expected)
+
+
 def test_simulate_writes_a_study_and_the_same_one_for_one_seed(tmp_path: Path) -> None:
     small = ("--cells", 150, "--genes", 40, "--donors", 6)
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):

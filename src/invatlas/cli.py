@@ -121,6 +121,9 @@ def map_query(
     query: Annotated[Path, typer.Argument(help="h5ad file with raw counts of new cells.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
     layer: Layer = None,
+    gene_column: Annotated[
+        str | None, typer.Option(help="Column of var with gene names; var_names by default.")
+    ] = None,
     minimum_overlap: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="Share of the reference's counts in common genes."),
@@ -154,7 +157,12 @@ def map_query(
         loaded = load(atlas)
         adata = _read_cells(query)
         mapped = map_cells(
-            loaded, adata, calling=calling, layer=layer, minimum_overlap=minimum_overlap
+            loaded,
+            adata,
+            calling=calling,
+            layer=layer,
+            gene_column=gene_column,
+            minimum_overlap=minimum_overlap,
         )
         screen.print(mapped.overlap.describe())
         for note in mapped.notes:

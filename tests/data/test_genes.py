@@ -10,7 +10,7 @@ from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invatlas.data.genes import match_genes, select_genes
+from invatlas.data.genes import GeneOverlap, match_genes, select_genes
 from invatlas.errors import CountsError, GeneError
 
 
@@ -90,8 +90,12 @@ GENES = tuple("abcdef")
 SHARES = np.array([0.4, 0.3, 0.1, 0.1, 0.06, 0.04])
 
 
+def match(present: list[str], minimum: float) -> GeneOverlap:
+    return match_genes(pd.DataFrame(index=present), GENES, SHARES, minimum)[1]
+
+
 def test_missing_genes_are_counted_and_the_largest_come_first() -> None:
-    overlap = match_genes(["x", "f", "d", "b", "a"], GENES, SHARES, 0.5)
+    overlap = match(["x", "f", "d", "b", "a"], 0.5)
     assert (overlap.n_genes, overlap.n_missing) == (6, 2)
     assert overlap.missing_share == pytest.approx(0.16)
     assert [name for name, _ in overlap.worst] == ["c", "e"]
@@ -101,15 +105,19 @@ def test_missing_genes_are_counted_and_the_largest_come_first() -> None:
 
 def test_too_small_an_overlap_is_refused_with_both_names() -> None:
     with pytest.raises(GeneError, match=r"Only 2 of 6 .*14\.0%.*50%.*Ensg1.*a, b, c"):
-        match_genes(["Ensg1", "c", "f", "q"], GENES, SHARES, 0.5)
-    assert match_genes(["c", "f"], GENES, SHARES, 0.1).n_missing == 4
+        match(["Ensg1", "c", "f", "q"], 0.5)
+    assert match(["c", "f"], 0.1).n_missing == 4
 
 
 @given(st.sets(st.sampled_from([*GENES, "x", "y"])), st.randoms())
 def test_matching_is_a_matter_of_sets(present: set[str], random: object) -> None:
     names = sorted(present)
     random.shuffle(names)  # type: ignore[attr-defined]
-    found = match_genes([*names, *names], GENES, SHARES, 0.0)
+    if not present - {"x", "y"}:
+        with pytest.raises(GeneError, match=r"Only 0 of 6 .*more than nothing is needed"):
+            match(names, 0.0)
+        return
+    found = match([*names, *names], 0.0)
     absent = [gene for gene in GENES if gene not in present]
     assert found.n_missing == len(absent)
     expected = sum(SHARES[GENES.index(gene)] for gene in absent)
@@ -118,4 +126,79 @@ def test_matching_is_a_matter_of_sets(present: set[str], random: object) -> None
     common = 1 - expected
     if common < 0.5 - 1e-9:
         with pytest.raises(GeneError):
-            match_genes(names, GENES, SHARES, 0.5)
+            match(names, 0.5)
+
+
+HUMAN = ["ACTB", "GAPDH", "CD3E", "MS4A1", "LYZ", "NKG7", "C1orf112"]
+MOUSE = ["Actb", "Gapdh", "Cd3e", "Ms4a1", "Lyz", "Nkg7", "Gm1234"]
+IDS = [f"ENSG{i:011d}" for i in range(7)]
+EVEN = np.full(7, 1 / 7)
+
+
+def test_ways_of_meeting_are_counted_and_said() -> None:
+    present = ["ENSG00000000000", "ENSG00000000001.5", "ensg00000000002", "ensg00000000003.1"]
+    found = match_genes(pd.DataFrame(index=present), IDS, EVEN, 0.5)[1]
+    assert (found.n_exact, found.n_version, found.n_case, found.n_missing) == (1, 1, 2, 3)
+    assert "1 met by the same name, 1 by the Ensembl id without" in found.describe()
+    assert "2 by another case" in found.describe()
+    exact = match_genes(pd.DataFrame(index=IDS), IDS, EVEN, 0.5)[1]
+    assert exact.describe() == "All 7 genes of the atlas are in the query."
+
+
+REFUSED = {
+    "a column that does not exist": (
+        pd.DataFrame({"symbol": HUMAN, "n_cells": 3}, index=IDS),
+        "symbols",
+        r"no column 'symbols'.*its columns are symbol, n_cells",
+    ),
+    "ids for symbols": (
+        pd.DataFrame(index=IDS),
+        None,
+        r"Only 0 of 7.*The query has Ensembl ids, the atlas symbols.*gene_column",
+    ),
+    "ids, and a column of symbols": (
+        pd.DataFrame({"kind": "gene", "gene_symbols": [*HUMAN[:6], None]}, index=IDS),
+        None,
+        r"Only 0 of 7.*column 'gene_symbols' of var matches 86%: pass gene_column='gene_symbols'",
+    ),
+    "a category of symbols": (
+        pd.DataFrame({"name": pd.Categorical(HUMAN)}, index=IDS),
+        None,
+        "pass gene_column='name'",
+    ),
+    "the wrong column": (
+        pd.DataFrame({"ids": IDS}, index=HUMAN),
+        "ids",
+        "var_names match 100%: leave gene_column out",
+    ),
+    "a column of mouse symbols is no advice": (
+        pd.DataFrame({"symbols": MOUSE}, index=IDS),
+        None,
+        r"Only 0 of 7(?!.*pass gene_column=)",
+    ),
+    "another species": (
+        pd.DataFrame(index=MOUSE),
+        None,
+        r"query's genes look like mouse symbols \(Actb, Gapdh, Cd3e\), the atlas's like human "
+        r"ones \(ACTB, .*orthologues",
+    ),
+    "another species with its orthologues": (
+        pd.DataFrame({"human": HUMAN}, index=MOUSE),
+        None,
+        r"mouse symbols.*column 'human' of var matches 100%: pass gene_column='human'",
+    ),
+    "nothing has a name": (
+        pd.DataFrame({"empty": [None, np.nan, "", " ", None, None, None]}, index=HUMAN),
+        "empty",
+        r"Only 0 of 7.*none has a name.*leave gene_column out",
+    ),
+}
+
+
+@pytest.mark.parametrize(("var", "column", "message"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("minimum", [0.0, 0.5])
+def test_genes_that_do_not_fit_are_refused_with_advice(
+    var: pd.DataFrame, column: str | None, message: str, minimum: float
+) -> None:
+    with pytest.raises(GeneError, match=message):
+        match_genes(var, HUMAN, EVEN, minimum, column)

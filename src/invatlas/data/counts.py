@@ -43,16 +43,23 @@ class CountSource:
 
     @classmethod
     def from_anndata(
-        cls, adata: AnnData, genes: Sequence[str], layer: str | None = None
+        cls,
+        adata: AnnData,
+        genes: Sequence[str],
+        layer: str | None = None,
+        names: Sequence[str | None] | None = None,
     ) -> CountSource:
         """Read the counts of ``genes``, in this order; a gene the data lack is all zero.
+
+        ``names`` are those of the data's columns, None for one to leave out; var_names by default.
 
         Raises
         ------
         CountsError
             If a value is negative, fractional or not finite, or there are no cells.
         """
-        selector = _gene_selector(list(map(str, adata.var_names)), genes)
+        present = list(map(str, adata.var_names)) if names is None else names
+        selector = _gene_selector(present, genes)
         pieces = [compact((chunk @ selector).tocsr()) for _, chunk in read_counts(adata, layer)]
         widest = np.result_type(*[piece.dtype for piece in pieces])
         matrix = sp.vstack([piece.astype(widest, copy=False) for piece in pieces], format="csr")
@@ -138,11 +145,13 @@ def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) 
             )
 
 
-def _gene_selector(present: list[str], wanted: Sequence[str]) -> sp.csr_matrix:
+def _gene_selector(present: Sequence[str | None], wanted: Sequence[str]) -> sp.csr_matrix:
     place = {gene: j for j, gene in enumerate(wanted)}
     if len(place) < len(wanted):
         raise GeneError("A gene is asked for twice; each gene of a model is named once.")
-    pairs = [(i, place[gene]) for i, gene in enumerate(present) if gene in place]
+    pairs = [
+        (i, place[gene]) for i, gene in enumerate(present) if gene is not None and gene in place
+    ]
     rows = [i for i, _ in pairs]
     columns = [j for _, j in pairs]
     shape = (len(present), len(wanted))

@@ -19,11 +19,18 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from invatlas.data.counts import read_counts
+from invatlas.data.gene_names import Translation, find_other_species, read_names, translate
+from invatlas.data.nomenclature import Nomenclature
 from invatlas.errors import GeneError
 from invatlas.processor import kept_threads
 
 SELECTION_CELLS = 20_000
 SMALLEST_STRATUM = 50
+GOOD_COLUMN = 0.5
+OTHER_SPECIES = (
+    "Genes of two species are not matched by name: map orthologues first, put the atlas's names "
+    "in a column of var, and pass its name as gene_column."
+)
 
 
 def select_genes(
@@ -127,58 +134,137 @@ class GeneOverlap:
         Share of the reference's counts that the missing genes held.
     worst
         The missing genes that held most, largest first: pairs of name and share.
+    n_version, n_case
+        How many met only without the version of an Ensembl id, and only by case.
     """
 
     n_genes: int
     n_missing: int
     missing_share: float
     worst: tuple[tuple[str, float], ...]
+    n_version: int = 0
+    n_case: int = 0
+
+    @property
+    def n_exact(self) -> int:
+        """How many met by the very same name."""
+        return self.n_genes - self.n_missing - self.n_version - self.n_case
 
     def describe(self) -> str:
-        """One sentence for a person."""
-        if not self.n_missing:
-            return f"All {self.n_genes} genes of the atlas are in the query."
-        worst = ", ".join(f"{name} ({share:.1%})" for name, share in self.worst)
+        """A sentence or two for a person."""
+        text = f"All {self.n_genes} genes of the atlas are in the query."
+        if self.n_missing:
+            worst = ", ".join(f"{name} ({share:.1%})" for name, share in self.worst)
+            text = (
+                f"{self.n_missing} of {self.n_genes} genes of the atlas are not in the query; "
+                f"they held {self.missing_share:.1%} of the reference's counts. The largest: "
+                f"{worst}."
+            )
+        if not self.n_version + self.n_case:
+            return text
         return (
-            f"{self.n_missing} of {self.n_genes} genes of the atlas are not in the query; they "
-            f"held {self.missing_share:.1%} of the reference's counts. The largest: {worst}."
+            f"{text} Of the genes in common {self.n_exact} met by the same name, {self.n_version} "
+            f"by the Ensembl id without its version and {self.n_case} by another case."
         )
 
 
 def match_genes(
-    present: Sequence[str], genes: Sequence[str], shares: np.ndarray, minimum: float
-) -> GeneOverlap:
+    var: pd.DataFrame,
+    genes: Sequence[str],
+    shares: np.ndarray,
+    minimum: float,
+    gene_column: str | None = None,
+) -> tuple[Translation, GeneOverlap]:
     """Compare a query's genes with an atlas's.
 
     Parameters
     ----------
-    present
-        Genes of the query, in any order.
+    var
+        The query's table of genes, in any order.
     genes, shares
         Genes of the atlas, and the share of the reference's counts each held, summing to 1.
     minimum
         Share of the reference's counts that the common genes must have held.
+    gene_column
+        Column of var that holds the names to compare; var_names where none is named.
+
+    Returns
+    -------
+    The atlas's name for each row of var, and how well they met.
 
     Raises
     ------
     GeneError
-        If the common genes held less than ``minimum``.
+        If there is no such column, the genes look like another species', none is in common, or
+        the common ones held less than ``minimum``. Another column that would do is named.
     """
-    here = np.isin(np.asarray(genes, dtype=str), np.asarray(present, dtype=str))
-    absent = np.flatnonzero(~here)
+    found = translate(read_names(var, gene_column), genes)
+    overlap = _measure(found, shares)
+    held = 1 - overlap.missing_share
+    wrong, advice = find_other_species(found), OTHER_SPECIES
+    if not wrong and (not found.n_met or held <= 0 or held < minimum):
+        wrong, advice = _say_too_few(found, held, minimum), ""
+    if wrong:
+        better = _find_column(var, gene_column, found.genes, shares, minimum)
+        raise GeneError(f"{wrong} {better or advice}".strip())
+    return found, overlap
+
+
+def _measure(found: Translation, shares: np.ndarray) -> GeneOverlap:
+    met = {name for name in found.names if name is not None}
+    absent = np.array([j for j, gene in enumerate(found.genes) if gene not in met], dtype=int)
     largest = absent[np.argsort(-shares[absent], kind="stable")][:5]
-    overlap = GeneOverlap(
-        len(genes),
+    return GeneOverlap(
+        len(found.genes),
         len(absent),
         float(shares[absent].sum()),
-        tuple((genes[j], float(shares[j])) for j in largest),
+        tuple((found.genes[j], float(shares[j])) for j in largest),
+        found.n_version,
+        found.n_case,
     )
-    if 1 - overlap.missing_share < minimum:
-        examples = ", ".join(map(str, list(present)[:3]))
-        raise GeneError(
-            f"Only {len(genes) - len(absent)} of {len(genes)} genes of the atlas are in the query, "
-            f"and they held {1 - overlap.missing_share:.1%} of the reference's counts; at least "
-            f"{minimum:.0%} is needed. The query's genes look like {examples}; the atlas's like "
-            f"{', '.join(list(genes)[:3])}."
+
+
+def _say_too_few(found: Translation, held: float, minimum: float) -> str:
+    needed = f"at least {minimum:.0%} is needed" if minimum else "more than nothing is needed"
+    named = [name for name in found.present if name is not None]
+    query, atlas = Nomenclature.of(named), Nomenclature.of(found.genes)
+    text = (
+        f"Only {found.n_met} of {len(found.genes)} genes of the atlas are in the query, and they "
+        f"held {held:.1%} of the reference's counts; {needed}. The query's genes look like "
+        f"{', '.join(named[:3]) or 'nothing: none has a name'}; the atlas's like "
+        f"{', '.join(found.genes[:3])}."
+    )
+    if named and query.ensembl != atlas.ensembl:
+        text += (
+            f" The query has {query.kind}, the atlas {atlas.kind}; a column of var with "
+            f"{atlas.kind} can be named as gene_column."
         )
-    return overlap
+    return text
+
+
+def _find_column(
+    var: pd.DataFrame,
+    tried: str | None,
+    genes: Sequence[str],
+    shares: np.ndarray,
+    minimum: float,
+) -> str:
+    """Name the column of var whose names would meet the atlas's best, if one does well."""
+    answers = []
+    for column in _text_columns(var):
+        found = translate(read_names(var, column), genes)
+        held = 1 - _measure(found, shares).missing_share
+        if column != tried and held >= max(minimum, GOOD_COLUMN) and not find_other_species(found):
+            answers.append((held, found.n_met / len(genes), column))
+    if not answers:
+        return ""
+    _, met, column = max(answers, key=lambda answer: answer[0])
+    if column is None:
+        return f"But var_names match {met:.0%}: leave gene_column out."
+    return f"But column {column!r} of var matches {met:.0%}: pass gene_column={column!r}."
+
+
+def _text_columns(var: pd.DataFrame) -> list[str | None]:
+    """Columns of var that could hold names; None stands for var_names."""
+    numeric = var.select_dtypes(["number", "bool"]).columns
+    return [None, *(name for name in var.columns if isinstance(name, str) and name not in numeric)]

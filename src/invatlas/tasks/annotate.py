@@ -56,6 +56,7 @@ def annotate(
     abstain_below: float = ABSTAIN_BELOW,
     false_discovery_rate: float = FALSE_DISCOVERY_RATE,
     layer: str | None = None,
+    gene_column: str | None = None,
     minimum_overlap: float = MINIMUM_OVERLAP,
 ) -> pd.DataFrame:
     """Call the biology of cells the atlas may never have met, from their counts alone.
@@ -79,7 +80,7 @@ def annotate(
         Joint probability under which no call is made.
     false_discovery_rate
         Expected share of known cells among those flagged as new.
-    layer, minimum_overlap
+    layer, gene_column, minimum_overlap
         As in :func:`invatlas.embed`.
 
     Returns
@@ -100,7 +101,7 @@ def annotate(
     """
     calling = Calling(given or {}, label_prior, abstain_below, false_discovery_rate)
     allowed_by(atlas, calling.given)
-    source, _ = match_counts(atlas, adata, layer, minimum_overlap)
+    source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     for message in unknown_values(atlas, adata.obs):
         warnings.warn(message, stacklevel=2)
     q = encode_cells(atlas.model, source)["invariant"]
@@ -113,6 +114,7 @@ def prediction_sets(
     *,
     coverage: float = 0.9,
     layer: str | None = None,
+    gene_column: str | None = None,
     minimum_overlap: float = MINIMUM_OVERLAP,
 ) -> pd.DataFrame:
     """Combinations a cell may be, such that the truth is among them as often as asked.
@@ -122,7 +124,7 @@ def prediction_sets(
 
     Parameters
     ----------
-    atlas, adata, layer, minimum_overlap
+    atlas, adata, layer, gene_column, minimum_overlap
         As in :func:`annotate`.
     coverage
         Share of cells whose set holds the truth, between 0 and 1.
@@ -142,7 +144,7 @@ def prediction_sets(
         raise SettingsError(
             "The atlas has no calibration: fewer than 20 labelled cells were held out."
         )
-    source, _ = match_counts(atlas, adata, layer, minimum_overlap)
+    source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     q = encode_cells(atlas.model, source)["invariant"]
     p = log_probabilities(atlas, q, allowed_by(atlas, {}), "reference").exp().numpy()
     conformal = ConformalClassifier().fit(alphas=atlas.calibration.call_scores.numpy())

@@ -23,6 +23,7 @@ def embed(
     which: str = "invariant",
     *,
     layer: str | None = None,
+    gene_column: str | None = None,
     minimum_overlap: float = MINIMUM_OVERLAP,
 ) -> np.ndarray:
     """Posterior means of one set of latents; obs is never looked at.
@@ -32,11 +33,15 @@ def embed(
     atlas
         A fitted atlas.
     adata
-        Raw counts; genes are matched by name, in any order.
+        Raw counts; genes are matched by name, in any order, without the versions of Ensembl ids
+        and, where nothing else meets, by other case.
     which
         ``invariant`` for z_I, ``spurious`` for z_S.
     layer
         Layer of the counts; X where none is named.
+    gene_column
+        Column of var with the names to match, such as symbols where var_names are Ensembl ids;
+        var_names where none is named. A gene without a value is left out.
     minimum_overlap
         Share of the reference's counts that the common genes must have held.
 
@@ -47,27 +52,32 @@ def embed(
     Raises
     ------
     GeneError
-        If too few genes are common to atlas and data.
+        If too few genes are common to atlas and data, they look like another species', or there
+        is no such column.
     CountsError
         If the counts are no raw counts.
     """
     if which not in LATENTS:
         raise SettingsError(f"which is {which!r}; it takes {' or '.join(LATENTS)}.")
-    source, _ = match_counts(atlas, adata, layer, minimum_overlap)
+    source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     return encode_cells(atlas.model, source)[which].mean.numpy()
 
 
 def match_counts(
-    atlas: Atlas, adata: AnnData, layer: str | None, minimum_overlap: float
+    atlas: Atlas,
+    adata: AnnData,
+    layer: str | None,
+    minimum_overlap: float,
+    gene_column: str | None = None,
 ) -> tuple[CountSource, GeneOverlap]:
     """Counts of the atlas's genes in other data, and how well the genes met.
 
     Where genes are missing, library sizes are raised to what all genes would have summed to:
     divided by the share of the reference's counts that the common genes held.
     """
-    overlap = match_genes(
-        list(map(str, adata.var_names)), atlas.genes, atlas.gene_shares, minimum_overlap
+    found, overlap = match_genes(
+        adata.var, atlas.genes, atlas.gene_shares, minimum_overlap, gene_column
     )
-    source = CountSource.from_anndata(adata, atlas.genes, layer)
+    source = CountSource.from_anndata(adata, atlas.genes, layer, found.names)
     present = np.float32(1 - overlap.missing_share)
     return replace(source, library_size=source.library_size / present), overlap

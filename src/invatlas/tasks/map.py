@@ -41,6 +41,7 @@ def map_cells(
     *,
     calling: Calling | None = None,
     layer: str | None = None,
+    gene_column: str | None = None,
     minimum_overlap: float = MINIMUM_OVERLAP,
     layout: bool = False,
 ) -> Mapped:
@@ -56,6 +57,8 @@ def map_cells(
         How to call cells; no calls without it.
     layer
         Layer of the counts; X where none is named.
+    gene_column
+        Column of var with the names to match; var_names where none is named.
     minimum_overlap
         Share of the reference's counts that the common genes must have held.
     layout
@@ -64,11 +67,12 @@ def map_cells(
     Raises
     ------
     GeneError
-        If too few genes are common to atlas and data.
+        If too few genes are common to atlas and data, they look like another species', or there
+        is no such column.
     CountsError
         If the counts are no raw counts.
     """
-    source, overlap = match_counts(atlas, adata, layer, minimum_overlap)
+    source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     cells = AnnData(obs=pd.DataFrame(adata.obs).copy())
     posteriors = encode_cells(atlas.model, source)
     for which, posterior in posteriors.items():

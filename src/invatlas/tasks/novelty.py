@@ -39,6 +39,7 @@ def novelty(
     *,
     false_discovery_rate: float = FALSE_DISCOVERY_RATE,
     layer: str | None = None,
+    gene_column: str | None = None,
     minimum_overlap: float = MINIMUM_OVERLAP,
 ) -> pd.DataFrame:
     """Say how new each cell is to an atlas.
@@ -51,7 +52,7 @@ def novelty(
         Raw counts (cell, gene); obs is never looked at.
     false_discovery_rate
         Expected share of known cells among those flagged, between 0 and 1.
-    layer, minimum_overlap
+    layer, gene_column, minimum_overlap
         As in :func:`invatlas.embed`.
 
     Returns
@@ -68,7 +69,7 @@ def novelty(
     GeneError, CountsError
         As :func:`invatlas.embed`.
     """
-    source, _ = match_counts(atlas, adata, layer, minimum_overlap)
+    source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     q = encode_cells(atlas.model, source)["invariant"]
     return judge(atlas, q, false_discovery_rate).set_axis(pd.Index(adata.obs_names))
 
