@@ -239,7 +239,7 @@ def _train_scvi(fold: Fold, seed: int, factor: float) -> tuple:
     reference, query = fold.reference[:, genes].copy(), fold.query[:, genes].copy()
     for adata in (reference, query):
         adata.obs["technical"] = joint_label(adata.obs, fold.study.technical)
-    scvi.model.SCVI.setup_anndata(reference, batch_key="technical", labels_key="target")
+    scvi.model.SCVI.setup_anndata(reference, batch_key="technical")
     # what the scArches tutorial of scvi-tools sets so that surgery works
     model = scvi.model.SCVI(
         reference,
