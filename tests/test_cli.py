@@ -424,3 +424,26 @@ def test_a_hierarchy_of_an_absent_value_is_explained(cells: Path, tmp_path: Path
     said = call("fit", cells, *COLUMNS, *tree, "--output", tmp_path / "atlas", *QUICK, status=1)
     assert "none of them is a value of the column" in said
     assert not (tmp_path / "atlas").exists()
+
+
+def test_map_adapts_a_copy_and_leaves_the_atlas_alone(
+    fitted: Path, cells: Path, tmp_path: Path
+) -> None:
+    query = ad.read_h5ad(cells)[:80].copy()
+    query.obs["donor"] = "newcomer"
+    query.write_h5ad(tmp_path / "query.h5ad")
+    before = {file.name: file.read_bytes() for file in fitted.iterdir()}
+    asked = ("map", fitted, tmp_path / "query.h5ad", "--output", tmp_path / "mapped.h5ad")
+    assert "--adapt takes another folder" in refuse(*asked, "--adapt", fitted, "--overwrite")
+    said = call(*asked, "--adapt", tmp_path / "adapted")
+    assert "Wrote the adapted atlas" in said
+    assert {file.name: file.read_bytes() for file in fitted.iterdir()} == before
+    adapted = ia.load(tmp_path / "adapted")
+    assert adapted.schema.technical[0].categories[-1] == "newcomer"
+    assert "newcomer" in call("info", tmp_path / "adapted")
+
+
+def test_map_adapts_to_nothing_new_with_an_error(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    asked = ("map", fitted, cells, "--output", tmp_path / "mapped.h5ad")
+    assert "nothing to adapt to" in refuse(*asked, "--adapt", tmp_path / "adapted")
+    assert not list(tmp_path.iterdir())

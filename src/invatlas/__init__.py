@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from invatlas.report.page import write_report
     from invatlas.settings import Settings
     from invatlas.storage import load, save
+    from invatlas.tasks.adapt import adapt, undo_adaptation
     from invatlas.tasks.annotate import annotate, prediction_sets
     from invatlas.tasks.embed import embed
     from invatlas.tasks.map import map_cells
+    from invatlas.tasks.novel_states import novel_states
     from invatlas.tasks.novelty import novelty
     from invatlas.tasks.summary import summarise
 
@@ -28,16 +30,19 @@ _PLACES = {
     "Atlas": "atlas",
     "InvatlasError": "errors",
     "Settings": "settings",
+    "adapt": "tasks.adapt",
     "annotate": "tasks.annotate",
     "embed": "tasks.embed",
     "fit": "atlas",
     "load": "storage",
     "map_cells": "tasks.map",
+    "novel_states": "tasks.novel_states",
     "novelty": "tasks.novelty",
     "prediction_sets": "tasks.annotate",
     "save": "storage",
     "simulate": "data.simulate",
     "summarise": "tasks.summary",
+    "undo_adaptation": "tasks.adapt",
     "write_report": "report.page",
 }
 
@@ -45,16 +50,19 @@ __all__ = [
     "Atlas",
     "InvatlasError",
     "Settings",
+    "adapt",
     "annotate",
     "embed",
     "fit",
     "load",
     "map_cells",
+    "novel_states",
     "novelty",
     "prediction_sets",
     "save",
     "simulate",
     "summarise",
+    "undo_adaptation",
     "write_report",
 ]
 __version__ = "0.1.0"

@@ -51,7 +51,8 @@ class Atlas:
         One row an epoch: epoch, seconds, cells_per_second, learning_rate, and every term
         of the objective for training (``train_``) and held-out (``held_out_``) cells.
     record
-        What else is worth knowing, in plain values: layer, cells, training, versions, warnings.
+        What else is worth knowing, in plain values: layer, cells, training, adaptations,
+        versions, warnings.
     calibration
         How far calls can be trusted, from held-out cells; None where there were too few.
     """
@@ -144,6 +145,7 @@ def fit(
         "held_out": _describe_split(split, schema, cells),
         "training": _training_record(training, job.plan(split), time.perf_counter() - start),
         "warnings": _warnings(adata, cells, schema),
+        "adapted": [],
         "versions": package_versions(),
     }
     history = pd.DataFrame(training.history)

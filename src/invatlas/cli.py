@@ -21,7 +21,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from invatlas.errors import DataError, InvatlasError, SettingsError, StorageError
+from invatlas.errors import InvatlasError, SettingsError
+from invatlas.files import (
+    read_cells,
+    read_genes,
+    read_run,
+    refuse_existing,
+    refuse_folder,
+    write_cells,
+)
 from invatlas.settings import Settings, read_toml
 
 if TYPE_CHECKING:
@@ -82,7 +90,7 @@ def fit(
 ) -> None:
     """Fit an atlas to raw counts and write it, with its latents and a report."""
     with explained():
-        run = _read_run(config)
+        run = read_run(config)
         flags = {
             "biological": biological,
             "technical": technical,
@@ -99,11 +107,11 @@ def fit(
         }
         run |= {name: value for name, value in flags.items() if value is not None}
         settings = Settings().changed({k: v for k, v in run.items() if k not in RUN_KEYS})
-        _refuse_existing(output, overwrite)
+        refuse_existing(output, overwrite)
         from invatlas.storage import check_target
 
         check_target(output.resolve())
-        adata = _read_cells(cells)
+        adata = read_cells(cells)
         atlas = _fit(adata, run, settings, threads)
         _write_fit(atlas, adata, output, cells.stem)
         trained = atlas.record["training"]
@@ -141,21 +149,34 @@ def map_query(
     false_discovery_rate: Annotated[
         float, typer.Option(help="Expected share of known cells among those flagged.")
     ] = 0.05,
+    adapt: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for a copy of the atlas that has learnt the query's new technical values."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Bring new cells into an atlas: latents, calls, confidence, novelty; from counts alone."""
     with explained():
-        from invatlas.storage import load
+        from invatlas.storage import check_target, load, save
+        from invatlas.tasks.adapt import adapt as adapt_atlas
         from invatlas.tasks.annotate import Calling
         from invatlas.tasks.map import map_cells
 
         calling = Calling(
             _read_given(given or []), label_prior, abstain_below, false_discovery_rate
         )
-        _refuse_folder(output)
-        _refuse_existing(output, overwrite)
+        refuse_folder(output)
+        for place in (output, adapt):
+            if place:
+                refuse_existing(place, overwrite)
+        if adapt:
+            check_target(adapt.resolve())
+            if adapt.resolve() == atlas.resolve():
+                raise SettingsError("--adapt takes another folder than the atlas's own.")
         loaded = load(atlas)
-        adata = _read_cells(query)
+        adata = read_cells(query)
         mapped = map_cells(
             loaded,
             adata,
@@ -163,6 +184,9 @@ def map_query(
             layer=layer,
             gene_column=gene_column,
             minimum_overlap=minimum_overlap,
+        )
+        adapted = (
+            adapt_atlas(loaded, adata, layer=layer, gene_column=gene_column) if adapt else None
         )
         screen.print(mapped.overlap.describe())
         for note in mapped.notes:
@@ -172,11 +196,19 @@ def map_query(
             f"{obs['novelty_flag'].sum():,} cells are flagged as new, "
             f"{obs['abstained'].sum():,} in all are not called."
         )
+        for state in mapped.states.table.to_dict("records") if mapped.states else []:
+            screen.print(
+                f"{state['group']}: {state['cells']} new cells, nearest to {state['nearest']}; "
+                f"markers {state['markers'] or 'none'}."
+            )
         adata.obs = obs
         for name in mapped.cells.obsm:
             adata.obsm[name] = mapped.cells.obsm[name]
-        _write_cells(adata, output)
+        write_cells(adata, output)
         screen.print(f"Wrote {adata.n_obs:,} cells to {output}.")
+        if adapt and adapted:
+            save(adapted, adapt)
+            screen.print(f"Wrote the adapted atlas to {adapt}; {atlas} is as it was.")
 
 
 @app.command()
@@ -230,8 +262,8 @@ def simulate(
     with explained():
         from invatlas.data.simulate import simulate as simulate_study
 
-        _refuse_folder(output)
-        _refuse_existing(output, overwrite)
+        refuse_folder(output)
+        refuse_existing(output, overwrite)
         adata = simulate_study(
             cells=cells,
             genes=genes,
@@ -242,7 +274,7 @@ def simulate(
             correlation=correlation,
             seed=seed,
         )
-        _write_cells(adata, output)
+        write_cells(adata, output)
         screen.print(f"Wrote {adata.n_obs:,} cells x {adata.n_vars:,} genes to {output}.")
 
 
@@ -272,7 +304,7 @@ def _fit(adata: AnnData, run: dict[str, Any], settings: Settings, threads: int |
         run.get("technical", []),
         hierarchy=run.get("hierarchy"),
         layer=run.get("layer"),
-        genes=_read_genes(run["genes_file"]) if "genes_file" in run else run.get("gene_names"),
+        genes=read_genes(run["genes_file"]) if "genes_file" in run else run.get("gene_names"),
         settings=settings,
         progress=True,
     )
@@ -300,24 +332,6 @@ def _write_fit(atlas: Atlas, adata: AnnData, output: Path, title: str) -> None:
         )
 
 
-def _read_run(config: Path | None) -> dict[str, Any]:
-    if config is None:
-        return {}
-    if config.suffix != ".json":
-        return read_toml(config)
-    try:
-        card = json.loads(config.read_text(encoding="utf-8"))
-        run = dict(card["run"])
-        settings = run.pop("settings")
-        if run.pop("genes_given"):
-            run["gene_names"] = card["genes"]
-        return {**settings, **{k: v for k, v in run.items() if v is not None}}
-    except OSError as error:
-        raise SettingsError(f"{config} cannot be read: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{config} is no atlas.json with a run in it ({error!r}).") from error
-
-
 def _read_assignments(assignments: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, text in _split_assignments("--set", assignments):
@@ -341,52 +355,6 @@ def _split_assignments(flag: str, assignments: list[str]) -> Iterator[tuple[str,
         if not equals:
             raise SettingsError(f"{flag} {assignment!r} has no value; write it as name=value.")
         yield name.strip(), text
-
-
-def _read_genes(path: str) -> list[str]:
-    try:
-        lines = Path(str(path)).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The list of genes {path} cannot be read: {error}.") from error
-    return [line.strip() for line in lines if line.strip()]
-
-
-def _read_cells(path: Path) -> AnnData:
-    import anndata
-
-    if not path.exists():
-        raise DataError(f"There is no file {path}.")
-    try:
-        return anndata.read_h5ad(path)
-    except Exception as error:  # h5py and anndata raise many kinds for a file that is no h5ad
-        raise DataError(f"{path} cannot be read as h5ad: {error}.") from error
-
-
-def _write_cells(adata: AnnData, path: Path) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        adata.write_h5ad(unfinished, compression="gzip")
-        unfinished.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error}.") from error
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
-
-
-def _refuse_folder(path: Path) -> None:
-    standing = next(
-        place for place in (path.absolute(), *path.absolute().parents) if place.exists()
-    )
-    if path.is_dir() or not (standing.is_dir() or standing == path.absolute()):
-        raise StorageError(f"{path} cannot be written: an h5ad file needs a place in a folder.")
-
-
-def _refuse_existing(path: Path, overwrite: bool) -> None:
-    occupied = any(path.iterdir()) if path.is_dir() else path.exists()
-    if occupied and not overwrite:
-        raise StorageError(f"{path} exists already; give another place, or --overwrite.")
 
 
 def _list_values(values: tuple[str, ...]) -> str:

@@ -49,6 +49,7 @@ RECORD = (
     "held_out",
     "training",
     "warnings",
+    "adapted",
     "versions",
 )
 FILES = frozenset({MODEL, CALIBRATION, CARD, HISTORY, "latents.h5ad", "report.html"})

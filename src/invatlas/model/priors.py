@@ -109,7 +109,7 @@ class CovariateTable:
     combinations
         Codes of the combinations the prior speaks of, shape (combination, covariate).
     weights
-        p(d) of each combination, positive and summing to one, shape (combination,).
+        p(d) of each combination up to a common factor, positive, shape (combination,).
     groups
         For each covariate, the categories every coarse value stands for, shape (group, category);
         none by default.

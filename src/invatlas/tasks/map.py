@@ -12,6 +12,7 @@ from invatlas.data.genes import GeneOverlap
 from invatlas.tasks.annotate import Calling, describe, unknown_values
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
 from invatlas.tasks.layout import lay_out
+from invatlas.tasks.novel_states import NovelStates, novel_states
 from invatlas.training.posterior import encode_cells
 
 
@@ -28,11 +29,15 @@ class Mapped:
         How the genes of the cells met those of the atlas.
     notes
         Sentences a user should read: labels of the query that the atlas does not know.
+    states
+        Groups of cells flagged as new, where calls were wanted; obs has them too, as
+        ``novelty_group``.
     """
 
     cells: AnnData
     overlap: GeneOverlap
     notes: list[str]
+    states: NovelStates | None
 
 
 def map_cells(
@@ -80,7 +85,11 @@ def map_cells(
         cells.obsm[f"X_{which}"] = latents
         if layout:
             cells.obsm[f"X_{which}_umap"] = lay_out(latents, atlas.settings.seed)
+    states = None
     if calling is not None:
-        calls = describe(atlas, posteriors["invariant"], calling)
-        cells.obs[calls.columns] = calls.set_axis(cells.obs_names)
-    return Mapped(cells, overlap, unknown_values(atlas, adata.obs))
+        calls = describe(atlas, posteriors["invariant"], calling).set_axis(cells.obs_names)
+        z = cells.obsm["X_invariant"]
+        states = novel_states(adata, calls, z, layer=layer, gene_column=gene_column)
+        cells.obs[calls.columns] = calls
+        cells.obs["novelty_group"] = pd.Categorical(states.cells)
+    return Mapped(cells, overlap, unknown_values(atlas, adata.obs), states)

@@ -3,11 +3,12 @@
 Cells flagged as new are grouped where z_I is dense (HDBSCAN; Campello et al. 2013, PAKDD), so a
 flagged cell on its own stays alone. A group is described by the known combination most of its
 cells are called, and by the genes that tell it from the other cells called so (Wilcoxon, by
-scanpy).
+scanpy). Of many cells some are drawn: 5,000 to group by, 1,000 of each side to compare.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +17,18 @@ import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.cluster import HDBSCAN
+from sklearn.neighbors import KNeighborsClassifier
 
 from invatlas.data.counts import read_counts
+from invatlas.data.gene_names import read_names
 from invatlas.errors import DataError
+from invatlas.processor import kept_threads
 
 SMALLEST_GROUP = 10
 MARKERS = 10
 FEWEST_COMPARED = 20
+MOST_GROUPED = 5000
+MOST_COMPARED = 1000
 CALLED = "predicted_joint"
 
 
@@ -36,9 +42,9 @@ class NovelStates:
         Group of each cell, ``new_1``, ``new_2``, ... by size; missing where it is in none.
     table
         One row a group: ``group``, ``cells``, ``nearest`` (the combination most of its cells are
-        called), ``share`` (of them), ``compared_with`` (how many other cells, called so, the
-        markers are against; ``others`` counts all unflagged ones where those were too few) and
-        ``markers`` (at most ten genes, the most telling first).
+        called), ``share`` (of them), ``compared_with`` (the known cells the markers are against:
+        those called so, or all where they are fewer than 20) and ``markers`` (at most ten genes,
+        the most telling first).
     """
 
     cells: pd.Series
@@ -51,6 +57,7 @@ def novel_states(
     latents: np.ndarray,
     *,
     layer: str | None = None,
+    gene_column: str | None = None,
     smallest: int = SMALLEST_GROUP,
 ) -> NovelStates:
     """Group the flagged cells of a query and describe each group.
@@ -65,6 +72,8 @@ def novel_states(
         z_I of the cells, from :func:`invatlas.embed`, shape (cell, latent).
     layer
         Layer of the counts; X where none is named.
+    gene_column
+        Column of var with the names markers are given; var_names where none is named.
     smallest
         Fewest cells a group may have, at least 3.
 
@@ -81,57 +90,81 @@ def novel_states(
         )
     if smallest < 3:
         raise DataError(f"smallest is {smallest}; a group takes at least 3 cells.")
+    generator = np.random.default_rng(0)
     flagged = np.flatnonzero(calls["novelty_flag"].to_numpy(bool))
     code = np.full(adata.n_obs, -1)
     if len(flagged) >= smallest:
-        found = HDBSCAN(min_cluster_size=smallest, allow_single_cluster=True, copy=True)
-        code[flagged] = found.fit_predict(latents[flagged])
+        code[flagged] = _group(latents[flagged], smallest, generator)
     sizes = pd.Series(code[code >= 0]).value_counts()
     names = {group: f"new_{k}" for k, group in enumerate(sizes.index, 1)}
     cells = pd.Series(code, index=adata.obs_names).map(names).astype(object)
     rows = []
-    if names:
-        expression = _log_normalise(adata, layer)
-        rows = [_describe(expression, cells == name, calls, name) for name in names.values()]
+    for name in names.values():
+        inside = (cells == name).to_numpy()
+        row, against = _describe(inside, calls)
+        drawn, compared = _draw(inside, generator), _draw(against, generator)
+        markers = _find_markers(adata, drawn, compared, layer, gene_column)
+        rows.append({"group": name, **row, "markers": ", ".join(markers)})
     columns = ["group", "cells", "nearest", "share", "compared_with", "markers"]
     return NovelStates(cells, pd.DataFrame(rows, columns=columns))
 
 
-def _describe(
-    expression: AnnData, inside: pd.Series, calls: pd.DataFrame, name: str
-) -> dict[str, object]:
+def _group(z: np.ndarray, smallest: int, generator: np.random.Generator) -> np.ndarray:
+    """Group of each cell, -1 for none; beyond 5,000 cells that of the nearest one grouped."""
+    drawn = np.sort(generator.permutation(len(z))[:MOST_GROUPED])
+    found = HDBSCAN(min_cluster_size=smallest, allow_single_cluster=True, copy=True)
+    code = np.asarray(found.fit_predict(z[drawn]))
+    if len(drawn) == len(z):
+        return code
+    return np.asarray(KNeighborsClassifier(1).fit(z[drawn], code).predict(z))
+
+
+def _describe(inside: np.ndarray, calls: pd.DataFrame) -> tuple[dict[str, object], np.ndarray]:
+    """What most cells of a group are called, and the known cells to compare them with."""
     called = calls[CALLED].astype(str).to_numpy()
     times = pd.Series(called[inside]).value_counts()
     known = ~calls["novelty_flag"].to_numpy(bool)
-    against = known & (called == times.index[0])
-    if against.sum() < FEWEST_COMPARED:
-        against = known
-    return {
-        "group": name,
+    alike = known & (called == times.index[0])
+    against = alike if alike.sum() >= FEWEST_COMPARED else known
+    row = {
         "cells": int(inside.sum()),
         "nearest": times.index[0],
         "share": float(times.iloc[0] / inside.sum()),
-        "compared_with": int(against.sum()),
-        "markers": ", ".join(_find_markers(expression, inside.to_numpy(), against)),
+        "compared_with": (
+            f"{against.sum()} known cells" + (" called so" if against is alike else "")
+        ),
     }
+    return row, against
 
 
-def _find_markers(expression: AnnData, inside: np.ndarray, against: np.ndarray) -> list[str]:
+def _draw(side: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    return np.sort(generator.permutation(np.flatnonzero(side))[:MOST_COMPARED])
+
+
+def _find_markers(
+    adata: AnnData,
+    inside: np.ndarray,
+    against: np.ndarray,
+    layer: str | None,
+    gene_column: str | None,
+) -> list[str]:
     """Genes higher inside, at a false discovery rate of 5 %, the most telling first."""
-    if against.sum() < 2:
+    if len(against) < 2:
         return []
-    some = expression[inside | against].copy()
-    some.obs["side"] = pd.Categorical(np.where(inside[inside | against], "inside", "against"))
-    sc.tl.rank_genes_groups(some, "side", groups=["inside"], reference="against", method="wilcoxon")
-    found = sc.get.rank_genes_groups_df(some, "inside", pval_cutoff=0.05, log2fc_min=0.5)
+    rows = np.concatenate([inside, against])
+    counts = sp.vstack([chunk for _, chunk in read_counts(adata[rows], layer)], format="csr")
+    names = zip(read_names(adata.var, gene_column), adata.var_names, strict=True)
+    some = AnnData(
+        counts.astype(np.float32),
+        obs=pd.DataFrame({"side": pd.Categorical(["in"] * len(inside) + ["out"] * len(against))}),
+        var=pd.DataFrame(index=[name or str(other) for name, other in names]),
+    )
+    some.obs_names = some.obs_names.astype(str)
+    with warnings.catch_warnings(), kept_threads():
+        warnings.simplefilter("ignore")
+        some.var_names_make_unique()
+        sc.pp.normalize_total(some, target_sum=1e4)
+        sc.pp.log1p(some)
+        sc.tl.rank_genes_groups(some, "side", groups=["in"], reference="out", method="wilcoxon")
+        found = sc.get.rank_genes_groups_df(some, "in", pval_cutoff=0.05, log2fc_min=0.5)
     return list(found["names"].head(MARKERS))
-
-
-def _log_normalise(adata: AnnData, layer: str | None) -> AnnData:
-    counts = sp.vstack([chunk for _, chunk in read_counts(adata, layer)], format="csr")
-    expression = AnnData(counts.astype(np.float32), var=pd.DataFrame(index=adata.var_names))
-    expression.obs_names = adata.obs_names
-    expression.var_names_make_unique()
-    sc.pp.normalize_total(expression, target_sum=1e4)
-    sc.pp.log1p(expression)
-    return expression

@@ -1,0 +1,83 @@
+"""The files a user names on the command line: what is read, what is written, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invatlas.errors import DataError, SettingsError, StorageError
+from invatlas.settings import read_toml
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def read_run(config: Path | None) -> dict[str, Any]:
+    """Read a TOML file with any setting, or the run in an atlas.json; nothing without a file."""
+    if config is None:
+        return {}
+    if config.suffix != ".json":
+        return read_toml(config)
+    try:
+        card = json.loads(config.read_text(encoding="utf-8"))
+        run = dict(card["run"])
+        settings = run.pop("settings")
+        if run.pop("genes_given"):
+            run["gene_names"] = card["genes"]
+        return {**settings, **{k: v for k, v in run.items() if v is not None}}
+    except OSError as error:
+        raise SettingsError(f"{config} cannot be read: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{config} is no atlas.json with a run in it ({error!r}).") from error
+
+
+def read_genes(path: str) -> list[str]:
+    """Read names of genes, one a line."""
+    try:
+        lines = Path(str(path)).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The list of genes {path} cannot be read: {error}.") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_cells(path: Path) -> AnnData:
+    """Read an h5ad file."""
+    import anndata
+
+    if not path.exists():
+        raise DataError(f"There is no file {path}.")
+    try:
+        return anndata.read_h5ad(path)
+    except Exception as error:  # h5py and anndata raise many kinds for a file that is no h5ad
+        raise DataError(f"{path} cannot be read as h5ad: {error}.") from error
+
+
+def write_cells(adata: AnnData, path: Path) -> None:
+    """Write an h5ad file beside its place and move it there whole."""
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        adata.write_h5ad(unfinished, compression="gzip")
+        unfinished.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}.") from error
+    finally:
+        if unfinished.exists():
+            unfinished.unlink()
+
+
+def refuse_folder(path: Path) -> None:
+    """Refuse a place where no file can be written."""
+    standing = next(
+        place for place in (path.absolute(), *path.absolute().parents) if place.exists()
+    )
+    if path.is_dir() or not (standing.is_dir() or standing == path.absolute()):
+        raise StorageError(f"{path} cannot be written: an h5ad file needs a place in a folder.")
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Refuse a place that is taken, unless it may be overwritten."""
+    occupied = any(path.iterdir()) if path.is_dir() else path.exists()
+    if occupied and not overwrite:
+        raise StorageError(f"{path} exists already; give another place, or --overwrite.")

@@ -1,0 +1,179 @@
+"""New donors and batches: learn what they do to a cell, without touching anything else.
+
+A query needs no adaptation to be embedded or called: encoders see counts alone, so its z_I is
+the same before and after, bit for bit. What is learnt is how the new laboratory looks: p(z_S | e)
+and the decoder's vector of each new value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from anndata import AnnData
+
+from invatlas.atlas import Atlas
+from invatlas.data.covariates import Covariate, Schema, combine, text_values
+from invatlas.data.minibatch import Cells
+from invatlas.errors import CovariateError, DataError
+from invatlas.model.invae import Model
+from invatlas.model.priors import CovariateTable
+from invatlas.tasks.embed import match_counts
+from invatlas.training.adaptation import Growth, adapt_rows, grow
+
+MINIMUM_OVERLAP = 0.95
+
+
+def adapt(
+    atlas: Atlas,
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    gene_column: str | None = None,
+    minimum_overlap: float = MINIMUM_OVERLAP,
+) -> Atlas:
+    """Teach an atlas the technical values of new cells.
+
+    Parameters
+    ----------
+    atlas
+        A fitted atlas; it is left as it is.
+    adata
+        Raw counts (cell, gene), and in obs the technical columns of the atlas that are known.
+    layer, gene_column
+        As in :func:`invatlas.embed`.
+    minimum_overlap
+        Share of the reference's counts that the common genes must have held. A missing gene
+        counts as zero, which the new values would learn, so this is stricter than elsewhere.
+
+    Returns
+    -------
+    Atlas
+        The atlas with the new values after its own; every weight it had is bit-identical.
+        ``record["adapted"]`` says what was added; :func:`undo_adaptation` takes it away.
+
+    Raises
+    ------
+    CovariateError
+        If the atlas has no technical covariate, obs has none of their columns, or no new value.
+    GeneError, CountsError
+        As :func:`invatlas.embed`.
+    """
+    known = atlas.schema.technical
+    added = [_new_values(covariate, adata) for covariate in known]
+    if not any(added):
+        columns = ", ".join(covariate.name for covariate in known) or "none"
+        raise CovariateError(
+            f"There is nothing to adapt to: obs has no value the atlas lacks in its technical "
+            f"columns ({columns})."
+        )
+    source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
+    technical = tuple(
+        replace(covariate, categories=covariate.categories + values)
+        for covariate, values in zip(known, added, strict=True)
+    )
+    schema = Schema(atlas.schema.biological, technical)
+    biological_codes, technical_codes = schema.encode(adata.obs)
+    cells = Cells(source, biological_codes, technical_codes)
+    growth = Growth(_sizes(known), _sizes(technical))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(atlas.settings.seed)
+        model = _make_model(atlas, _extend_table(atlas, technical, technical_codes))
+        grow(atlas.model, model, growth)
+        before, after = adapt_rows(
+            model, cells, growth, atlas.settings.divergence_weight, atlas.settings.seed
+        )
+    step = {
+        "cells": adata.n_obs,
+        "values": {c.name: list(new) for c, new in zip(known, added, strict=True) if new},
+        "combinations": len(model.prior_spurious.combinations)
+        - len(atlas.model.prior_spurious.combinations),
+        "missing_genes": overlap.n_missing,
+        "reconstruction": {"before": before, "after": after},
+    }
+    record: dict[str, Any] = {**atlas.record, "adapted": [*atlas.record["adapted"], step]}
+    return replace(atlas, model=model, schema=schema, record=record)
+
+
+def undo_adaptation(atlas: Atlas) -> Atlas:
+    """Take away what the last :func:`adapt` added; the atlas before it, bit for bit.
+
+    Raises
+    ------
+    DataError
+        If the atlas was never adapted.
+    """
+    if not atlas.record["adapted"]:
+        raise DataError("The atlas was never adapted: there is nothing to undo.")
+    *earlier, last = atlas.record["adapted"]
+    technical = tuple(
+        replace(
+            c, categories=c.categories[: len(c.categories) - len(last["values"].get(c.name, []))]
+        )
+        for c in atlas.schema.technical
+    )
+    prior = atlas.model.prior_spurious
+    n = len(prior.combinations) - last["combinations"]
+    table = _table(technical, prior.combinations[:n].clone(), prior.weights[:n].clone())
+    model = _make_model(atlas, table)
+    growth = Growth(_sizes(technical), _sizes(atlas.schema.technical))
+    shrunk = model.state_dict()
+    for name, value in atlas.model.state_dict().items():
+        kept = growth.kept(name, len(value)) if value.dim() else None
+        if kept is not None:
+            shrunk[name] = value[kept].clone()
+        elif shrunk[name].shape == value.shape:
+            shrunk[name] = value.clone()
+    model.load_state_dict(shrunk)
+    record = {**atlas.record, "adapted": earlier}
+    return replace(
+        atlas,
+        model=model.eval(),
+        schema=Schema(atlas.schema.biological, tuple(technical)),
+        record=record,
+    )
+
+
+def _new_values(covariate: Covariate, adata: AnnData) -> tuple[str, ...]:
+    if covariate.name not in adata.obs.columns:
+        return ()
+    met = set(text_values(adata.obs, covariate.name).dropna())
+    return tuple(sorted(met - set(covariate.categories)))
+
+
+def _sizes(covariates: Sequence[Covariate]) -> list[int]:
+    return [len(covariate.categories) for covariate in covariates]
+
+
+def _table(
+    technical: Sequence[Covariate], combinations: torch.Tensor, weights: torch.Tensor
+) -> CovariateTable:
+    groups = tuple(torch.from_numpy(covariate.members) for covariate in technical)
+    return CovariateTable(_sizes(technical), combinations, weights, groups)
+
+
+def _extend_table(
+    atlas: Atlas, technical: Sequence[Covariate], codes: np.ndarray
+) -> CovariateTable:
+    """Combinations with a new value after those there were, at the frequency they come with."""
+    prior = atlas.model.prior_spurious
+    found, weights = combine(technical, codes)
+    new = (found >= np.array(_sizes(atlas.schema.technical))).any(1)
+    share = len(codes) / (len(codes) + atlas.record["cells"])
+    return _table(
+        technical,
+        torch.cat([prior.combinations, torch.from_numpy(found[new])]),
+        torch.cat([prior.weights, torch.from_numpy((share * weights[new]).astype(np.float32))]),
+    )
+
+
+def _make_model(atlas: Atlas, technical: CovariateTable) -> Model:
+    prior = atlas.model.prior_invariant
+    covariates = atlas.schema.biological
+    groups = tuple(torch.from_numpy(covariate.members) for covariate in covariates)
+    biological = CovariateTable(_sizes(covariates), prior.combinations, prior.weights, groups)
+    median = atlas.model.encode.median_library_size.item()
+    return Model(len(atlas.genes), biological, technical, median, atlas.settings)
