@@ -17,15 +17,8 @@ import pandas as pd
 import pytest
 
 from invatlas.errors import CovariateError, DataError
-from invatlas.report.page import (
-    format_date,
-    format_duration,
-    format_setting,
-    pack_maps,
-    pack_places,
-    render_report,
-    write_report,
-)
+from invatlas.report.packing import pack_maps, pack_places
+from invatlas.report.page import list_colourings, render_report, write_report
 from invatlas.report.plots import (
     choose_cells,
     code_categories,
@@ -34,6 +27,7 @@ from invatlas.report.plots import (
     line_chart,
     palette,
 )
+from invatlas.report.template import format_date, format_duration, format_setting, format_share
 
 Maker = Callable[..., Any]
 HOSTILE = "</script><script>window.broken = true; alert(1)</script>"
@@ -209,7 +203,7 @@ def test_places_keep_their_proportions() -> None:
 def test_cells_without_a_place_are_left_out(report: Maker, latents: Maker) -> None:
     cells = latents(40)
     cells.obsm["X_spurious_umap"][3] = np.nan
-    maps = pack_maps(cells, report(cells)["summary"])
+    maps = pack_maps(cells, list_colourings(cells, report(cells)["summary"]))
     assert (maps["cells"], maps["drawn"]) == (40, 39)
 
 
@@ -266,6 +260,8 @@ def test_small_formats() -> None:
     ]
     assert format_date("yesterday") == "yesterday"
     assert [format_setting(v) for v in (None, "x", [1, 2], True)] == ["none", "x", "[1, 2]", "true"]
+    shares = [format_share(share) for share in (0, 1e-5, 0.123, 0.9999, 1)]
+    assert shares == ["0.0 %", "<0.1 %", "12.3 %", ">99.9 %", "100.0 %"]
 
 
 def test_writing_replaces_in_one_step(report: Maker, tmp_path: Path) -> None:
