@@ -1,7 +1,8 @@
-"""A made-up atlas, as a report gets it: numpy only, no fit."""
+"""A made-up atlas and query, as a report gets them: numpy only, no fit; and a real browser."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+
+from invatlas.data.genes import GeneOverlap
 
 CELL_TYPES = (
     "CD14+ monocytes",
@@ -130,10 +133,70 @@ def make_report(latents: ad.AnnData | None = None, **changes: Any) -> dict[str, 
     }
 
 
+def make_query(cells: int = 3000, new: float = 0.06, seed: int = 0) -> dict[str, Any]:
+    """Make the keyword arguments of the report of a query, as a calibrated atlas gives them."""
+    generator = np.random.default_rng(seed)
+    mapped = make_latents(cells, seed)
+    obs = mapped.obs.rename(columns={"cell_type": "author_label"})
+    truth = np.array(CELL_TYPES)[generator.choice(len(CELL_TYPES), cells)]
+    truth = np.where(obs["author_label"].notna(), obs["author_label"].astype(object), truth)
+    obs["n_counts"] = generator.lognormal(7.5, 0.5, cells).round()
+    obs["barcode"] = [f"{number:08x}-1" for number in range(cells)]
+    sure = generator.beta(7, 1.2, cells)
+    obs["predicted_cell_type"] = pd.Categorical(truth.astype(str), CELL_TYPES)
+    obs["predicted_cell_type_probability"] = np.sqrt(sure).astype(np.float32)
+    treated = (obs["condition"] == "stimulated") ^ (generator.random(cells) < 0.05)
+    condition = pd.Series(np.where(treated, "stimulated", "control"), obs.index)
+    obs["predicted_condition"] = condition.astype("category")
+    obs["predicted_condition_probability"] = np.sqrt(sure).astype(np.float32)
+    joint = obs["predicted_cell_type"].astype(str) + " | " + condition
+    obs["predicted_joint"] = joint.astype("category")
+    obs["predicted_joint_probability"] = sure.astype(np.float32)
+    strange = generator.random(cells) < new
+    mapped.obsm["X_invariant_umap"][strange] = generator.normal(0, 0.7, (int(strange.sum()), 2))
+    obs["novelty_score"] = generator.normal(size=cells) + 5 * strange
+    obs["novelty_pvalue"] = np.where(strange, 0.001, 1.0) * generator.random(cells)
+    obs["novelty_flag"] = strange
+    obs["abstained"] = strange | (sure < 0.5)
+    mapped.obs = obs
+    return {
+        "summary": {
+            "title": "blood_2026",
+            "atlas": "Interferon response of blood cells",
+            "version": "0.1.0",
+            "created": "2025-11-22T21:40:12+00:00",
+            "calibration": "Calls were calibrated on 722 held-out cells of donors nobody trained "
+            "on: temperature 1.30, expected calibration error 0.021, Brier score 0.203.",
+            "abstain_below": 0.5,
+            "false_discovery_rate": 0.05,
+            "covariates": ["cell_type", "condition"],
+            "by": "donor",
+        },
+        "cells": mapped,
+        "overlap": GeneOverlap(2000, 61, 0.034, (("MT-CO1", 0.012), ("ISG15", 0.00361))),
+        "notes": [],
+        "groups": pd.DataFrame(
+            {
+                "group": [1, 2],
+                "cells": [140, 35],
+                "nearest_known_label": ["B cells | control", "NK cells | stimulated"],
+                "share_called_so": [0.913, 0.4],
+                "marker_genes": [["JCHAIN", "MZB1", "IGHG1"], ["TRDC", "KLRC1"]],
+            }
+        ),
+    }
+
+
 @pytest.fixture
 def report() -> Callable[..., dict[str, Any]]:
     """Give the maker of a report's arguments."""
     return make_report
+
+
+@pytest.fixture
+def query() -> Callable[..., dict[str, Any]]:
+    """Give the maker of a query report's arguments."""
+    return make_query
 
 
 @pytest.fixture
@@ -146,6 +209,53 @@ def latents() -> Callable[..., ad.AnnData]:
 def history() -> Callable[..., pd.DataFrame]:
     """Give the maker of a history."""
     return make_history
+
+
+COLOURS = """return [...document.querySelectorAll("canvas")].map((canvas) => {
+  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  const colours = new Set();
+  for (let i = 0; i < pixels.length; i += 4)
+    if (pixels[i + 3] > 200) colours.add(`${pixels[i]},${pixels[i + 1]},${pixels[i + 2]}`);
+  return colours.size;
+});"""
+UNDRAWN = """return [...document.querySelectorAll("[data-figure]")]
+  .filter((figure) => figure.dataset.drawn !== "true").map((figure) => figure.dataset.figure)"""
+
+
+class Reading:
+    """What a test asks of a browser that has a report open; mixed into the driver."""
+
+    def settle(self: Any) -> None:
+        """Wait for two frames, so that what was asked for is drawn."""
+        frames = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+        self.execute_async_script(frames)
+
+    def open_page(self: Any, path: Path) -> None:
+        """Open a page, with the logs of the one before emptied."""
+        for log in ("browser", "performance"):
+            self.get_log(log)
+        self.get(path.as_uri())
+        self.settle()
+
+    def list_requests(self: Any, page: Path) -> list[str]:
+        """List what the page, not the browser for itself, asked for; `data:` aside."""
+        urls = []
+        for entry in self.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            if message["method"] == "Network.requestWillBeSent":
+                url = message["params"]["request"]["url"]
+                ours = message["params"]["documentURL"] == page.as_uri()
+                if ours and not url.startswith("data:"):
+                    urls.append(url)
+        return urls
+
+    def list_undrawn(self: Any) -> list[str]:
+        """List the figures that are not drawn."""
+        return list(self.execute_script(UNDRAWN))
+
+    def count_colours(self: Any) -> list[int]:
+        """Count the colours on each map."""
+        return list(self.execute_script(COLOURS))
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +282,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(executable_path=driver)
-    chrome = webdriver.Chrome(options=options, service=service)
+    chrome = type("Chrome", (Reading, webdriver.Chrome), {})(options=options, service=service)
     yield chrome
     chrome.quit()

@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,15 +17,8 @@ import pandas as pd
 import pytest
 
 from invatlas.errors import CovariateError, DataError
-from invatlas.report.page import (
-    format_date,
-    format_duration,
-    format_setting,
-    pack_maps,
-    pack_places,
-    render_report,
-    write_report,
-)
+from invatlas.report.packing import pack_maps, pack_places
+from invatlas.report.page import list_colourings, render_report, write_report
 from invatlas.report.plots import (
     choose_cells,
     code_categories,
@@ -34,6 +27,7 @@ from invatlas.report.plots import (
     line_chart,
     palette,
 )
+from invatlas.report.template import format_date, format_duration, format_setting, format_share
 
 Maker = Callable[..., Any]
 HOSTILE = "</script><script>window.broken = true; alert(1)</script>"
@@ -209,7 +203,7 @@ def test_places_keep_their_proportions() -> None:
 def test_cells_without_a_place_are_left_out(report: Maker, latents: Maker) -> None:
     cells = latents(40)
     cells.obsm["X_spurious_umap"][3] = np.nan
-    maps = pack_maps(cells, report(cells)["summary"])
+    maps = pack_maps(cells, list_colourings(cells, report(cells)["summary"]))
     assert (maps["cells"], maps["drawn"]) == (40, 39)
 
 
@@ -266,6 +260,8 @@ def test_small_formats() -> None:
     ]
     assert format_date("yesterday") == "yesterday"
     assert [format_setting(v) for v in (None, "x", [1, 2], True)] == ["none", "x", "[1, 2]", "true"]
+    shares = [format_share(share) for share in (0, 1e-5, 0.123, 0.9999, 1)]
+    assert shares == ["0.0 %", "<0.1 %", "12.3 %", ">99.9 %", "100.0 %"]
 
 
 def test_writing_replaces_in_one_step(report: Maker, tmp_path: Path) -> None:
@@ -292,57 +288,23 @@ def test_maps_as_png(latents: Maker, tmp_path: Path) -> None:
 
 # In a real browser
 
-INK = """return [...document.querySelectorAll("canvas")].map((canvas) => {
-  const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-  const colours = new Set();
-  for (let i = 0; i < pixels.length; i += 4)
-    if (pixels[i + 3] > 200) colours.add(`${pixels[i]},${pixels[i + 1]},${pixels[i + 2]}`);
-  return colours.size;
-});"""
 PICTURES = """return [...document.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL())"""
-UNDRAWN = """return [...document.querySelectorAll("[data-figure]")]
-  .filter((figure) => figure.dataset.drawn !== "true").map((figure) => figure.dataset.figure)"""
-
-
-def settle(browser: Any) -> None:
-    """Wait for two frames, so that what was asked for is drawn."""
-    frames = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
-    browser.execute_async_script(frames)
-
-
-def open_page(browser: Any, path: Path) -> None:
-    """Open a page, with the logs of the one before emptied."""
-    for log in ("browser", "performance"):
-        browser.get_log(log)
-    browser.get(path.as_uri())
-    settle(browser)
-
-
-def list_requests(browser: Any, page: Path) -> Iterator[str]:
-    """List what the page, not the browser for itself, asked for; `data:` aside."""
-    for entry in browser.get_log("performance"):
-        message = json.loads(entry["message"])["message"]
-        if message["method"] == "Network.requestWillBeSent":
-            url = message["params"]["request"]["url"]
-            ours = message["params"]["documentURL"] == page.as_uri()
-            if ours and not url.startswith("data:"):
-                yield url
 
 
 @pytest.fixture
 def page(browser: Any, report: Maker, tmp_path: Path) -> Path:
     """Open an ordinary report."""
     path = write_report(tmp_path / "report.html", **report())
-    open_page(browser, path)
+    browser.open_page(path)
     return path
 
 
 def test_browser_draws_every_figure_and_loads_nothing(browser: Any, page: Path) -> None:
-    assert browser.execute_script(UNDRAWN) == []
+    assert browser.list_undrawn() == []
     assert len(browser.find_elements("css selector", "[data-figure]")) == 2 + 3 + 6
-    assert min(browser.execute_script(INK)) > 8, "a colour a category"
+    assert min(browser.count_colours()) > 8, "a colour a category"
     assert browser.get_log("browser") == []
-    assert list(list_requests(browser, page)) == [page.as_uri()]
+    assert browser.list_requests(page) == [page.as_uri()]
 
 
 def test_browser_recolours_at_a_click_and_from_the_keyboard(browser: Any, page: Path) -> None:
@@ -350,12 +312,12 @@ def test_browser_recolours_at_a_click_and_from_the_keyboard(browser: Any, page: 
 
     before = browser.execute_script(PICTURES)
     browser.find_element("css selector", '[data-column="1"]').click()
-    settle(browser)
+    browser.settle()
     by_condition = browser.execute_script(PICTURES)
     assert all(a != b for a, b in zip(before, by_condition, strict=True))
     assert len(browser.find_elements("css selector", "#legend button")) == 2
     browser.find_element("css selector", '[data-column="2"]').send_keys(Keys.ENTER)
-    settle(browser)
+    browser.settle()
     assert browser.execute_script(PICTURES) != by_condition
     pressed = browser.find_elements("css selector", '[data-column][aria-pressed="true"]')
     assert [button.text for button in pressed] == ["donor"]
@@ -369,7 +331,7 @@ def test_browser_singles_out_a_category(browser: Any, page: Path) -> None:
     before = browser.execute_script(PICTURES)
     entry = browser.find_element("css selector", "#legend button")
     entry.click()
-    settle(browser)
+    browser.settle()
     assert entry.get_attribute("aria-pressed") == "true"
     assert browser.execute_script(PICTURES) != before
     entry.send_keys(Keys.ESCAPE)
@@ -395,16 +357,16 @@ def test_browser_shows_hostile_names_as_text(
     parts = report(make_hostile(latents(300)), title=HOSTILE)
     parts["warnings"] = [HOSTILE, MISCHIEF]
     path = write_report(tmp_path / "hostile.html", **parts)
-    open_page(browser, path)
+    browser.open_page(path)
     browser.find_element("css selector", '[data-column="1"]').click()
-    settle(browser)
+    browser.settle()
     labels = browser.find_elements("css selector", "#legend .label")
     assert {label.get_attribute("textContent") for label in labels} == {HOSTILE, MISCHIEF}
     assert browser.find_element("tag name", "h1").text == HOSTILE
     assert browser.execute_script("return window.broken") is None
-    assert browser.execute_script(UNDRAWN) == []
+    assert browser.list_undrawn() == []
     assert browser.get_log("browser") == []
-    assert list(list_requests(browser, path)) == [path.as_uri()]
+    assert browser.list_requests(path) == [path.as_uri()]
 
 
 def test_browser_copes_with_the_smallest_atlas(
@@ -412,9 +374,9 @@ def test_browser_copes_with_the_smallest_atlas(
 ) -> None:
     parts = report(latents(1, spurious=0))
     parts["history"] = history(1)
-    open_page(browser, write_report(tmp_path / "small.html", **parts))
-    assert browser.execute_script(UNDRAWN) == []
-    assert min(browser.execute_script(INK)) >= 1
+    browser.open_page(write_report(tmp_path / "small.html", **parts))
+    assert browser.list_undrawn() == []
+    assert min(browser.count_colours()) >= 1
     assert browser.get_log("browser") == []
 
 
@@ -425,9 +387,9 @@ def test_browser_fits_a_telephone(browser: Any, page: Path) -> None:
     )
     try:
         browser.refresh()
-        settle(browser)
+        browser.settle()
         assert browser.execute_script("return document.documentElement.scrollWidth") == 390
-        assert browser.execute_script(UNDRAWN) == []
+        assert browser.list_undrawn() == []
         width = browser.execute_script("return maps[0].canvas.width / maps[0].canvas.clientWidth")
         assert width == pytest.approx(2, abs=0.02), "drawn at the resolution of the screen"
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +19,7 @@ import pandas as pd
 from anndata import AnnData
 
 from invatlas.errors import CovariateError, DataError
+from invatlas.report.axes import Plane, draw_svg, round_ticks, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,7 +136,7 @@ def horizontal_bars(counts: Mapping[str, int], missing: int = 0, shown: int = 20
         parts.append(
             f"<g><title>{escape(share)}</title>"
             f'<text class="{"name faint" if "hollow" in kind else "name"}" x="0" y="{middle + 4}">'
-            f"{escape(_shorten(name, int((left - 8) / 7)))}</text>"
+            f"{escape(shorten(name, int((left - 8) / 7)))}</text>"
             f'<rect class="{kind}" x="{left:g}" y="{middle - 6}" width="{length:.1f}" height="12"'
             f' rx="1.5"/><text class="count" x="{left + length + 5:.1f}" y="{middle + 4}">'
             f"{count:,}</text></g>"
@@ -146,7 +146,7 @@ def horizontal_bars(counts: Mapping[str, int], missing: int = 0, shown: int = 20
         more = f"and {len(rest):,} more, {sum(count for _, count in rest):,} cells"
         parts.append(f'<text class="faint" x="0" y="{height - 6}">{more}</text>')
     label = f"{len(counts):,} categories, {total:,} cells, {missing:,} without a value"
-    return _svg(340, height, label, parts, role="group")
+    return draw_svg(340, height, label, parts, role="group")
 
 
 def line_chart(
@@ -184,13 +184,13 @@ def line_chart(
     x = np.asarray(epochs, dtype=float)
     values = {name: np.asarray(line, dtype=float) for name, line in lines.items()}
     if not any(np.isfinite(line).any() for line in values.values()):
-        return _svg(width, height, label, ['<text class="faint" x="8" y="24">no values</text>'])
+        return draw_svg(width, height, label, ['<text class="faint" x="8" y="24">no values</text>'])
     low, high, cut = _choose_range(list(values.values()))
     start, end = (x.min(), x.max()) if x.max() > x.min() else (x[0] - 0.5, x[0] + 0.5)
-    ticks = _round_ticks(low, high, 5 if height > 250 else 3)
+    ticks = round_ticks(low, high, 5 if height > 250 else 3)
     left = 6.6 * max(len(f"{tick:,.6g}") for tick in ticks) + 10
-    plane = _Plane(start, end, low, high, left, width - 12.0, 12.0, height - 24.0)
-    parts = plane.draw_axes(ticks, _round_ticks(start, end, max(3, width // 110)))
+    plane = Plane(start, end, low, high, left, width - 12.0, 12.0, height - 24.0)
+    parts = plane.draw_axes(ticks, round_ticks(start, end, max(3, width // 110)))
     if best_epoch is not None and start <= best_epoch <= end:
         across = plane.across(best_epoch)
         parts.append(f'<path class="best" d="M{across:.1f} {plane.top:g}V{plane.bottom:g}"/>')
@@ -204,7 +204,7 @@ def line_chart(
     if cut:
         place = f'x="{plane.right:g}" y="{plane.top + 12:g}"'
         parts.append(f'<text class="tick end" {place}>first epochs lie above the axis</text>')
-    return _svg(width, height, label, parts)
+    return draw_svg(width, height, label, parts)
 
 
 def draw_maps(latents: AnnData, columns: Sequence[str], path: str | Path) -> Path:
@@ -272,42 +272,10 @@ def draw_maps(latents: AnnData, columns: Sequence[str], path: str | Path) -> Pat
     return Path(path)
 
 
-@dataclass(frozen=True)
-class _Plane:
-    """Data coordinates (start to end, low to high) laid onto a rectangle of the drawing."""
-
-    start: float
-    end: float
-    low: float
-    high: float
-    left: float
-    right: float
-    top: float
-    bottom: float
-
-    def across(self, value: float) -> float:
-        return self.left + (value - self.start) / (self.end - self.start) * (self.right - self.left)
-
-    def down(self, value: float) -> float:
-        return self.top + (self.high - value) / (self.high - self.low) * (self.bottom - self.top)
-
-    def draw_axes(self, ticks: Sequence[float], epochs: Sequence[float]) -> list[str]:
-        parts = []
-        for tick in ticks:
-            y, place = self.down(tick), f'x="{self.left - 6:.1f}" y="{self.down(tick) + 4:.1f}"'
-            parts.append(f'<path class="grid" d="M{self.left:.1f} {y:.1f}H{self.right:g}"/>')
-            parts.append(f'<text class="tick end" {place}>{tick:,.6g}</text>')
-        for epoch in epochs:
-            if float(epoch).is_integer():
-                place = f'x="{self.across(epoch):.1f}" y="{self.bottom + 18:g}"'
-                parts.append(f'<text class="tick middle" {place}>{epoch:,g}</text>')
-        return parts
-
-
 def _draw_key(ax: Axes, names: Sequence[str]) -> None:
     shown = names if len(names) <= 12 else names[:11]
     marks = [
-        ax.scatter([], [], c=colour, s=28, lw=0, label=_shorten(name, 20).replace("$", r"\$"))
+        ax.scatter([], [], c=colour, s=28, lw=0, label=shorten(name, 20).replace("$", r"\$"))
         for name, colour in zip(shown, palette(len(shown)), strict=True)
     ]
     if len(names) > len(shown):
@@ -336,16 +304,6 @@ def _choose_range(lines: Sequence[npt.NDArray[np.float64]]) -> tuple[float, floa
     return low - room, high + (0.0 if cut else room), cut
 
 
-def _round_ticks(low: float, high: float, count: int) -> list[float]:
-    magnitude = 10.0 ** np.floor(np.log10((high - low) / count))
-    for multiple in (10, 5, 2.5, 2, 1, 0.5):  # the coarsest step with enough ticks
-        step = multiple * magnitude
-        steps = range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)
-        if len(steps) >= count:
-            break
-    return [float(f"{k * step:.10g}") for k in steps]
-
-
 def _trace(points: Sequence[tuple[float, float]], name: str) -> list[str]:
     parts = []
     for whole, run in groupby(points, key=lambda point: bool(np.isfinite(point).all())):
@@ -358,14 +316,3 @@ def _trace(points: Sequence[tuple[float, float]], name: str) -> list[str]:
             path = "L".join(f"{a:.1f} {b:.1f}" for a, b in stretch)
             parts.append(f'<path class="{name}" d="M{path}"/>')
     return parts
-
-
-def _shorten(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _svg(width: float, height: float, label: str, parts: Sequence[str], role: str = "img") -> str:
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="{role}" aria-label="{escape(label)}">'
-        f"{''.join(parts)}</svg>"
-    )

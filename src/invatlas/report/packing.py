@@ -1,0 +1,153 @@
+"""Packing: the cells a page draws by script, as the shortest text that holds them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from anndata import AnnData
+
+from invatlas.report.plots import (
+    COLOURS,
+    LAYOUTS,
+    MOST_CELLS,
+    choose_cells,
+    code_categories,
+    palette,
+)
+
+MOST_NAMES = 500  # categories with a name on the maps, for each colouring
+MOST_LETTERS = 120  # longer category names are cut on the maps
+MOST_BYTES = 1_600_000  # packed coordinates and categories; fewer cells are drawn beyond it
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """One way to colour the maps.
+
+    Attributes
+    ----------
+    values
+        Category of each cell (cell,); missing values are NaN.
+    role
+        Colourings of one role stand together, under its name.
+    reading
+        How to read the maps with these colours.
+    shades
+        Variables of the style sheet, one for each category of `values`, which are then in the
+        order of the categories; colours of the palette, the largest category first, where empty.
+    top
+        Position of the category that is drawn last and larger; only with `shades`.
+    """
+
+    values: pd.Series
+    role: str
+    reading: str
+    shades: Sequence[str] = ()
+    top: int | None = None
+
+
+def pack_maps(
+    cells: AnnData, colourings: Sequence[Colouring], layouts: Mapping[str, str] = LAYOUTS
+) -> dict[str, Any]:
+    """Pack the cells to draw: places as base64 uint16, categories as base64 codes.
+
+    Parameters
+    ----------
+    cells
+        obsm with the latents and their layouts; layouts that are not there are left out.
+    colourings
+        What the maps can be coloured by, in the order of the buttons.
+    layouts
+        Name of a latent to the key of its layout in obsm.
+
+    Returns
+    -------
+    dict
+        `cells` and `drawn` (numbers of cells), `maps` (latent to places), `columns` (as of
+        `pack_column`) and `colours`.
+    """
+    drawable = {
+        name: np.asarray(cells.obsm[key])
+        for name, key in layouts.items()
+        if key in cells.obsm and cells.obsm.get(f"X_{name}", cells.obsm[key]).shape[1]
+    }
+    room = MOST_BYTES // (4 * len(drawable) + 2 * len(colourings) + 1)
+    rows = choose_cells(cells.n_obs, min(MOST_CELLS, room))
+    for layout in drawable.values():
+        rows = rows[np.isfinite(layout[rows]).all(axis=1)]
+    return {
+        "cells": cells.n_obs,
+        "drawn": len(rows),
+        "maps": {name: pack_places(layout[rows]) for name, layout in drawable.items()},
+        "columns": [pack_column(colouring, rows) for colouring in colourings],
+        "colours": palette(COLOURS),
+    }
+
+
+def pack_places(places: npt.NDArray[np.floating]) -> str:
+    """Scale places into the unit square, both axes alike, and pack them as uint16.
+
+    Parameters
+    ----------
+    places
+        Finite coordinates (cell, 2).
+
+    Returns
+    -------
+    str
+        Base64 of little-endian uint16, x before y; y points down.
+    """
+    if not len(places):
+        return ""
+    places = places.astype(float)
+    low, high = places.min(axis=0), places.max(axis=0)
+    span = float((high - low).max()) or 1.0
+    unit = 0.5 + (places - (low + high) / 2) / span
+    unit[:, 1] = 1 - unit[:, 1]
+    return base64.b64encode(np.rint(unit * 65535).astype("<u2").tobytes()).decode()
+
+
+def pack_column(colouring: Colouring, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Pack one colouring; the largest code of its width stands for a missing value.
+
+    Parameters
+    ----------
+    colouring
+        What to colour by.
+    rows
+        The cells to draw (drawn,).
+
+    Returns
+    -------
+    dict
+        `name`, `role`, `reading`, `codes` (base64), `bytes` (1 or 2), `names`, `counts`,
+        `categories`, `missing`; `shades` and `top` where the colouring has shades.
+    """
+    values = colouring.values
+    if colouring.shades:
+        codes = values.cat.codes.to_numpy()[rows].astype(np.int64)
+        names = [str(name) for name in values.cat.categories]
+        counts = [int((values.cat.codes == code).sum()) for code in range(len(names))]
+    else:
+        codes, names, counts = code_categories(values, rows)
+    width, none = (1, 255) if len(names) <= 255 else (2, 65535)
+    packed = np.where(codes < 0, none, np.minimum(codes, none - 1)).astype(f"<u{width}")
+    shaded = {"shades": list(colouring.shades), "top": colouring.top} if colouring.shades else {}
+    return {
+        "name": str(values.name),
+        "role": colouring.role,
+        "reading": colouring.reading,
+        "codes": base64.b64encode(packed.tobytes()).decode(),
+        "bytes": width,
+        "names": [name[:MOST_LETTERS] for name in names[:MOST_NAMES]],
+        "counts": counts[:MOST_NAMES],
+        "categories": len(names),
+        "missing": int(values.isna().sum()),
+        **shaded,
+    }
