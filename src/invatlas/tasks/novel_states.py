@@ -1,9 +1,10 @@
 """States, not only cells: flagged cells that lie together, and what they are like.
 
-Cells flagged as new are grouped where z_I is dense (HDBSCAN; Campello et al. 2013, PAKDD), so a
-flagged cell on its own stays alone. A group is described by the known combination most of its
-cells are called, and by the genes that tell it from the other cells called so (Wilcoxon, by
-scanpy). Of many cells some are drawn: 5,000 to group by, 1,000 of each side to compare.
+Two flagged cells are neighbours if each is among the 15 cells of the query nearest to the other
+in z_I. What neighbours link is a group; a flagged cell among known ones stays alone. A group is
+described by the known combination most of its cells are called, and by the genes that tell it
+from the other cells called so (Wilcoxon, by scanpy). Of many cells some are drawn: 5,000 flagged
+and as many others to group by, 1,000 of each side to compare.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
-from sklearn.cluster import HDBSCAN
-from sklearn.neighbors import KNeighborsClassifier
+from scipy.sparse.csgraph import connected_components
+from sklearn.neighbors import KNeighborsClassifier, kneighbors_graph
 
 from invatlas.data.counts import read_counts
 from invatlas.data.gene_names import read_names
@@ -25,6 +26,7 @@ from invatlas.errors import DataError
 from invatlas.processor import kept_threads
 
 SMALLEST_GROUP = 10
+NEIGHBOURS = 15
 MARKERS = 10
 FEWEST_COMPARED = 20
 MOST_GROUPED = 5000
@@ -91,10 +93,10 @@ def novel_states(
     if smallest < 3:
         raise DataError(f"smallest is {smallest}; a group takes at least 3 cells.")
     generator = np.random.default_rng(0)
-    flagged = np.flatnonzero(calls["novelty_flag"].to_numpy(bool))
+    flagged = calls["novelty_flag"].to_numpy(bool)
     code = np.full(adata.n_obs, -1)
-    if len(flagged) >= smallest:
-        code[flagged] = _group(latents[flagged], smallest, generator)
+    if flagged.sum() >= smallest:
+        code = _group(latents, flagged, smallest, generator)
     sizes = pd.Series(code[code >= 0]).value_counts()
     names = {group: f"new_{k}" for k, group in enumerate(sizes.index, 1)}
     cells = pd.Series(code, index=adata.obs_names).map(names).astype(object)
@@ -102,21 +104,29 @@ def novel_states(
     for name in names.values():
         inside = (cells == name).to_numpy()
         row, against = _describe(inside, calls)
-        drawn, compared = _draw(inside, generator), _draw(against, generator)
+        drawn, compared = (_draw(side, generator, MOST_COMPARED) for side in (inside, against))
         markers = _find_markers(adata, drawn, compared, layer, gene_column)
         rows.append({"group": name, **row, "markers": ", ".join(markers)})
     columns = ["group", "cells", "nearest", "share", "compared_with", "markers"]
     return NovelStates(cells, pd.DataFrame(rows, columns=columns))
 
 
-def _group(z: np.ndarray, smallest: int, generator: np.random.Generator) -> np.ndarray:
-    """Group of each cell, -1 for none; beyond 5,000 cells that of the nearest one grouped."""
-    drawn = np.sort(generator.permutation(len(z))[:MOST_GROUPED])
-    found = HDBSCAN(min_cluster_size=smallest, allow_single_cluster=True, copy=True)
-    code = np.asarray(found.fit_predict(z[drawn]))
-    if len(drawn) == len(z):
-        return code
-    return np.asarray(KNeighborsClassifier(1).fit(z[drawn], code).predict(z))
+def _group(
+    z: np.ndarray, flagged: np.ndarray, smallest: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Group of each cell, -1 for none; a flagged cell that was not drawn joins the nearest."""
+    new, known = (_draw(side, generator, MOST_GROUPED) for side in (flagged, ~flagged))
+    drawn = np.concatenate([new, known])
+    near = kneighbors_graph(z[drawn], min(NEIGHBOURS, len(drawn) - 1))
+    mutual = near.multiply(near.T)[: len(new), : len(new)]
+    _, found = connected_components(mutual, directed=False)
+    found[np.bincount(found)[found] < smallest] = -1
+    code = np.full(len(z), -1)
+    code[new] = found
+    rest = np.setdiff1d(np.flatnonzero(flagged), new)
+    if len(rest):
+        code[rest] = KNeighborsClassifier(1).fit(z[new], found).predict(z[rest])
+    return code
 
 
 def _describe(inside: np.ndarray, calls: pd.DataFrame) -> tuple[dict[str, object], np.ndarray]:
@@ -137,8 +147,8 @@ def _describe(inside: np.ndarray, calls: pd.DataFrame) -> tuple[dict[str, object
     return row, against
 
 
-def _draw(side: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    return np.sort(generator.permutation(np.flatnonzero(side))[:MOST_COMPARED])
+def _draw(side: np.ndarray, generator: np.random.Generator, most: int) -> np.ndarray:
+    return np.sort(generator.permutation(np.flatnonzero(side))[:most])
 
 
 def _find_markers(
