@@ -102,6 +102,15 @@ def test_map_adds_latents_to_cells_without_labels(
     expected = ia.embed(ia.load(fitted), study)[:50]
     np.testing.assert_allclose(mapped.obsm["X_invariant"], expected, rtol=1e-4, atol=1e-5)
     assert mapped.obsm["X_spurious"].shape == (50, 2)
+    assert mapped.obsm["X_invariant_umap"].shape == (50, 2)
+    page = (tmp_path / "mapped.html").read_text(encoding="utf-8")
+    assert "query" in page and "50" in page and "not laid out" not in page
+    again = ("map", fitted, tmp_path / "query.h5ad", "--output", tmp_path / "other.h5ad")
+    call(*again, "--no-report")
+    assert not (tmp_path / "other.html").exists()
+    (tmp_path / "other.h5ad").unlink()
+    (tmp_path / "other.html").write_text("mine")
+    assert "other.html exists already" in refuse(*again)
 
 
 def test_map_accounts_for_missing_genes_and_refuses_too_few(

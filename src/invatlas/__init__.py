@@ -16,19 +16,21 @@ if TYPE_CHECKING:
     from invatlas.data.simulate import simulate
     from invatlas.errors import InvatlasError
     from invatlas.report.page import write_report
+    from invatlas.report.query import write_query_report
     from invatlas.settings import Settings
     from invatlas.storage import load, save
     from invatlas.tasks.adapt import adapt, undo_adaptation
-    from invatlas.tasks.annotate import annotate, prediction_sets
+    from invatlas.tasks.annotate import Calling, annotate, prediction_sets
     from invatlas.tasks.embed import embed
     from invatlas.tasks.map import map_cells
     from invatlas.tasks.novel_states import novel_states
     from invatlas.tasks.novelty import novelty
-    from invatlas.tasks.summary import summarise
+    from invatlas.tasks.summary import summarise, summarise_query
 
 _PLACES = {
     "Atlas": "atlas",
     "InvatlasError": "errors",
+    "Calling": "tasks.annotate",
     "Settings": "settings",
     "adapt": "tasks.adapt",
     "annotate": "tasks.annotate",
@@ -42,12 +44,15 @@ _PLACES = {
     "save": "storage",
     "simulate": "data.simulate",
     "summarise": "tasks.summary",
+    "summarise_query": "tasks.summary",
     "undo_adaptation": "tasks.adapt",
+    "write_query_report": "report.query",
     "write_report": "report.page",
 }
 
 __all__ = [
     "Atlas",
+    "Calling",
     "InvatlasError",
     "Settings",
     "adapt",
@@ -62,7 +67,9 @@ __all__ = [
     "save",
     "simulate",
     "summarise",
+    "summarise_query",
     "undo_adaptation",
+    "write_query_report",
     "write_report",
 ]
 __version__ = "0.1.0"

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from invatlas.atlas import Atlas
+    from invatlas.tasks.annotate import Calling
+    from invatlas.tasks.map import Mapped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -155,6 +157,9 @@ def map_query(
             help="Folder for a copy of the atlas that has learnt the query's new technical values."
         ),
     ] = None,
+    report: Annotated[
+        bool, typer.Option(help="Lay the cells out and write a report beside the output.")
+    ] = True,
     overwrite: Overwrite = False,
 ) -> None:
     """Bring new cells into an atlas: latents, calls, confidence, novelty; from counts alone."""
@@ -168,7 +173,8 @@ def map_query(
             _read_given(given or []), label_prior, abstain_below, false_discovery_rate
         )
         refuse_folder(output)
-        for place in (output, adapt):
+        page = output.with_suffix(".html") if report else None
+        for place in (output, page, adapt):
             if place:
                 refuse_existing(place, overwrite)
         if adapt:
@@ -184,6 +190,7 @@ def map_query(
             layer=layer,
             gene_column=gene_column,
             minimum_overlap=minimum_overlap,
+            layout=report,
         )
         adapted = (
             adapt_atlas(loaded, adata, layer=layer, gene_column=gene_column) if adapt else None
@@ -206,6 +213,8 @@ def map_query(
             adata.obsm[name] = mapped.cells.obsm[name]
         write_cells(adata, output)
         screen.print(f"Wrote {adata.n_obs:,} cells to {output}.")
+        if page:
+            _write_query_report(page, loaded, mapped, calling, query.stem, atlas.resolve().name)
         if adapt and adapted:
             save(adapted, adapt)
             screen.print(f"Wrote the adapted atlas to {adapt}; {atlas} is as it was.")
@@ -330,6 +339,23 @@ def _write_fit(atlas: Atlas, adata: AnnData, output: Path, title: str) -> None:
             history=atlas.history,
             warnings=atlas.record["warnings"],
         )
+
+
+def _write_query_report(
+    page: Path, atlas: Atlas, mapped: Mapped, calling: Calling, title: str, name: str
+) -> None:
+    from invatlas.report.query import write_query_report
+    from invatlas.tasks.summary import summarise_query
+
+    write_query_report(
+        page,
+        summary=summarise_query(atlas, mapped, calling, title, name),
+        cells=mapped.cells,
+        overlap=mapped.overlap,
+        notes=mapped.notes,
+        groups=mapped.states.table if mapped.states else None,
+    )
+    screen.print(f"Wrote {page}; open it in a browser.")
 
 
 def _read_assignments(assignments: list[str]) -> dict[str, Any]:

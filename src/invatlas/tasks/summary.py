@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import pandas as pd
 
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import MISSING, Covariate
+from invatlas.tasks.annotate import Calling
+from invatlas.tasks.map import Mapped
 from invatlas.training.calibration import Calibration
 
 
@@ -45,6 +49,42 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
         "training": dict(atlas.record["training"]),
         "settings": asdict(atlas.settings),
         "versions": versions,
+    }
+
+
+def summarise_query(
+    atlas: Atlas, mapped: Mapped, calling: Calling, title: str = "Query", name: str = "atlas"
+) -> dict[str, Any]:
+    """Gather what the report of a mapped query says in words.
+
+    Parameters
+    ----------
+    atlas
+        The atlas the cells were mapped to.
+    mapped
+        What :func:`invatlas.map_cells` returned, with calls.
+    calling
+        How they were called.
+    title, name
+        Of the query and of the atlas.
+
+    Returns
+    -------
+    Plain values: title, atlas, version, created, calibration (a sentence), abstain_below,
+    false_discovery_rate, covariates (biological ones), by (the first technical column the query
+    has, or None).
+    """
+    columns = [c.name for c in atlas.schema.technical if c.name in mapped.cells.obs]
+    return {
+        "title": title,
+        "atlas": name,
+        "version": version("invatlas"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "calibration": describe_calibration(atlas.calibration),
+        "abstain_below": calling.abstain_below,
+        "false_discovery_rate": calling.false_discovery_rate,
+        "covariates": [c.name for c in atlas.schema.biological],
+        "by": columns[0] if columns else None,
     }
 
 
