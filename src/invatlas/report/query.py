@@ -224,8 +224,11 @@ def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colou
         ),
         _colour_numbers(obs["novelty_score"], "novelty", "The higher, the less like known cells."),
     ]
+    if "novelty_group" in obs:
+        together = "Flagged cells that lie together, by the size of their group."
+        listed.append(Colouring(obs["novelty_group"], "novelty", together))
     likeliest = "The likeliest value of each cell, also where the call was not kept."
-    made = {"novelty_score", "novelty_pvalue", "novelty_flag", "abstained"}
+    made = {"novelty_score", "novelty_pvalue", "novelty_flag", "novelty_group", "abstained"}
     for name in dict.fromkeys([*summary["covariates"], "joint"]):
         made |= {f"predicted_{name}", f"predicted_{name}_probability"}
         if name in list_calls(summary["covariates"]):
