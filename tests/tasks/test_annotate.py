@@ -104,7 +104,7 @@ def test_what_labels_a_query_has_changes_nothing(
     shuffled = query.copy()
     shuffled.obs["cell_type"] = query.obs["cell_type"].to_numpy()[::-1]
     strange = query.obs["cell_type"].cat.categories[-1]
-    with pytest.warns(UserWarning, match=rf"'cell_type'.*1 values.*{strange}"):
+    with pytest.warns(UserWarning, match=rf"'cell_type'.*1 value .*{strange}"):
         found = ia.annotate(atlas, shuffled)
     pd.testing.assert_frame_equal(found, ia.annotate(atlas, bare))
 
