@@ -29,10 +29,11 @@ def test_a_matrix_comes_back_whole_by_cell_and_by_gene(x: np.ndarray) -> None:
     assert (counts.n_cells, counts.n_genes) == x.shape
     assert np.array_equal(counts.to_dense().numpy(), x)
     by_gene = np.zeros_like(x)
-    ends = torch.cat([counts.gene_starts[1:], torch.tensor([len(counts.values)])])
-    for gene, (start, end) in enumerate(zip(counts.gene_starts, ends, strict=True)):
-        places = counts.by_gene[start:end]
+    ends = torch.cat([counts.by_gene.starts[1:], torch.tensor([len(counts.values)])])
+    for gene, (start, end) in enumerate(zip(counts.by_gene.starts, ends, strict=True)):
+        places = counts.by_gene.order[start:end]
         assert (counts.genes[places] == gene).all()
+        assert torch.equal(counts.by_gene.cells[start:end], counts.cells[places])
         by_gene[counts.cells[places], gene] = counts.values[places]
     assert np.array_equal(by_gene, x)
     ends = torch.cat([counts.cell_starts[1:], torch.tensor([len(counts.values)])])

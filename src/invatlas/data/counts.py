@@ -14,13 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
-from scipy.special import gammaln
 
 from invatlas.errors import CountsError, GeneError
 
 CHUNK = 8192
 LARGEST_COUNT = 2**31
-_LOG_FACTORIALS = gammaln(np.arange(1024) + 1.0)
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,10 @@ class CountSource:
         Counts (cell, gene), CSR of unsigned integers.
     library_size
         Counts of each cell over these genes, shape (cell,), float32; at least 1.
-    log_factorials
-        Sum of log(x!) over these genes of each cell, shape (cell,), float32.
     """
 
     matrix: sp.csr_matrix
     library_size: np.ndarray
-    log_factorials: np.ndarray
 
     @classmethod
     def from_anndata(
@@ -60,16 +55,14 @@ class CountSource:
         """
         present = list(map(str, adata.var_names)) if names is None else names
         selector = _gene_selector(present, genes)
-        pieces = [compact((chunk @ selector).tocsr()) for _, chunk in read_counts(adata, layer)]
-        widest = np.result_type(*[piece.dtype for piece in pieces])
-        matrix = sp.vstack([piece.astype(widest, copy=False) for piece in pieces], format="csr")
-        return cls.from_matrix(matrix)
+        pieces = [compact(_select(chunk, selector)) for _, chunk in read_counts(adata, layer)]
+        return cls.from_matrix(_stack(pieces))
 
     @classmethod
     def from_matrix(cls, matrix: sp.csr_matrix) -> CountSource:
         """Hold compact counts (cell, gene) that were checked already."""
         library_size = np.maximum(row_sums(matrix), 1).astype(np.float32)
-        return cls(matrix, library_size, sum_log_factorials(matrix).astype(np.float32))
+        return cls(matrix, library_size)
 
     @property
     def n_cells(self) -> int:
@@ -108,22 +101,13 @@ def compact(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Store counts in the smallest unsigned integers that hold them."""
     largest = int(matrix.data.max()) if matrix.nnz else 0
     matrix = matrix.astype(np.min_scalar_type(largest))
-    matrix.sort_indices()
+    matrix.sort_indices()  # the order of genes must not change the last bits of a sum
     return matrix
 
 
 def row_sums(matrix: sp.csr_matrix) -> np.ndarray:
     """Sum of each row, shape (cell,), without overflow of small integers."""
-    return np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
-
-
-def sum_log_factorials(matrix: sp.csr_matrix) -> np.ndarray:
-    """Sum of log(x!) over each row, shape (cell,); small counts are looked up."""
-    x = matrix.data.astype(np.int64)
-    terms = _LOG_FACTORIALS[np.minimum(x, len(_LOG_FACTORIALS) - 1)]
-    large = np.flatnonzero(x >= len(_LOG_FACTORIALS))
-    terms[large] = gammaln(x[large] + 1.0)
-    return row_sums(sp.csr_matrix((terms, matrix.indices, matrix.indptr), matrix.shape))
+    return np.asarray(matrix @ np.ones(matrix.shape[1]))
 
 
 def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) -> None:
@@ -145,7 +129,26 @@ def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) 
             )
 
 
-def _gene_selector(present: Sequence[str | None], wanted: Sequence[str]) -> sp.csr_matrix:
+def _select(chunk: sp.csr_matrix, selector: sp.csc_matrix) -> sp.csr_matrix:
+    """Columns of a chunk in the wanted order, with sorted indices."""
+    source = selector.indices
+    if len(source) == selector.shape[1] and (np.diff(selector.indptr) == 1).all():
+        return chunk.tocsc()[:, source].tocsr()  # five times the speed of a product and a sort
+    return (chunk @ selector).tocsr()
+
+
+def _stack(pieces: list[sp.csr_matrix]) -> sp.csr_matrix:
+    """Put CSR matrices below each other, in the widest of their types."""
+    dtype = np.result_type(*[piece.dtype for piece in pieces])
+    data = np.concatenate([piece.data for piece in pieces], dtype=dtype)
+    indices = np.concatenate([piece.indices for piece in pieces])
+    lengths = np.concatenate([np.diff(piece.indptr) for piece in pieces])
+    starts = np.append(0, np.cumsum(lengths, dtype=np.int64))
+    shape = (len(lengths), pieces[0].shape[1])
+    return sp.csr_matrix((data, indices, starts), shape=shape)
+
+
+def _gene_selector(present: Sequence[str | None], wanted: Sequence[str]) -> sp.csc_matrix:
     place = {gene: j for j, gene in enumerate(wanted)}
     if len(place) < len(wanted):
         raise GeneError("A gene is asked for twice; each gene of a model is named once.")
@@ -155,4 +158,4 @@ def _gene_selector(present: Sequence[str | None], wanted: Sequence[str]) -> sp.c
     rows = [i for i, _ in pairs]
     columns = [j for _, j in pairs]
     shape = (len(present), len(wanted))
-    return sp.csr_matrix((np.ones(len(pairs)), (rows, columns)), shape=shape)
+    return sp.csc_matrix((np.ones(len(pairs)), (rows, columns)), shape=shape)

@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,9 +20,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from invatlas.data.counts import CountSource, sum_log_factorials
+from invatlas.data.counts import CountSource
 
 _AS_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+@dataclass(frozen=True)
+class ByGene:
+    """Where the nonzero counts of some cells stand when they are read by gene.
+
+    Attributes
+    ----------
+    order
+        Permutation that puts the nonzeros in the order of genes, shape (nonzero,).
+    cells
+        Row of every nonzero in that order, shape (nonzero,).
+    starts
+        Where each gene begins in that order, shape (gene,).
+    """
+
+    order: Int[Tensor, " nonzero"]
+    cells: Int[Tensor, " nonzero"]
+    starts: Int[Tensor, " gene"]
 
 
 @dataclass(frozen=True)
@@ -36,83 +56,60 @@ class SparseCounts:
         Row and column of every nonzero, shape (nonzero,).
     cell_starts
         Where each cell begins in ``values``, shape (cell,).
-    by_gene, cells_by_gene
-        Permutation that puts the nonzeros in the order of genes, and ``cells`` in that order,
-        each (nonzero,).
-    gene_starts
-        Where each gene begins in ``values[by_gene]``, shape (gene,).
-    log_factorials
-        Sum of log(x!) over the genes of each cell, shape (cell,): the part of every likelihood
-        of counts that no parameter enters.
+    n_genes
+        Number of genes.
     """
 
     values: Float[Tensor, " nonzero"]
     cells: Int[Tensor, " nonzero"]
     genes: Int[Tensor, " nonzero"]
     cell_starts: Int[Tensor, " cell"]
-    by_gene: Int[Tensor, " nonzero"]
-    cells_by_gene: Int[Tensor, " nonzero"]
-    gene_starts: Int[Tensor, " gene"]
-    log_factorials: Float[Tensor, " cell"]
+    n_genes: int
 
     @property
     def n_cells(self) -> int:
         """Number of cells."""
         return self.cell_starts.shape[0]
 
-    @property
-    def n_genes(self) -> int:
-        """Number of genes."""
-        return self.gene_starts.shape[0]
-
     @classmethod
-    def from_csr(
-        cls,
-        matrix: sp.csr_matrix,
-        dtype: torch.dtype = torch.float32,
-        log_factorials: np.ndarray | None = None,
-    ) -> SparseCounts:
-        """Lay out a CSR matrix (cell, gene) for the model.
-
-        ``log_factorials`` spares their computation where they are known already.
-        """
-        n_cells = matrix.shape[0]
-        if log_factorials is None:
-            log_factorials = sum_log_factorials(matrix)
-        nonzeros = np.arange(matrix.nnz, dtype=np.int64)
-        transposed = sp.csr_matrix((nonzeros, matrix.indices, matrix.indptr), matrix.shape).tocsc()
+    def from_csr(cls, matrix: sp.csr_matrix, dtype: torch.dtype = torch.float32) -> SparseCounts:
+        """Lay out a CSR matrix (cell, gene) for the model."""
+        n_cells, n_genes = matrix.shape
         cells = np.repeat(np.arange(n_cells, dtype=np.int64), np.diff(matrix.indptr))
-
-        def integers(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
-
         return cls(
-            values=torch.from_numpy(matrix.data.astype(_AS_NUMPY[dtype])),
-            cells=integers(cells),
-            genes=integers(matrix.indices),
-            cell_starts=integers(matrix.indptr[:-1]),
-            by_gene=integers(transposed.data),
-            cells_by_gene=integers(transposed.indices),
-            gene_starts=integers(transposed.indptr[:-1]),
-            log_factorials=torch.from_numpy(log_factorials.astype(_AS_NUMPY[dtype])),
+            torch.from_numpy(matrix.data.astype(_AS_NUMPY[dtype])),
+            torch.from_numpy(cells),
+            _integers(matrix.indices),
+            _integers(matrix.indptr[:-1]),
+            n_genes,
         )
+
+    @cached_property
+    def by_gene(self) -> ByGene:
+        """The layout by gene, which only a gradient needs; made once."""
+        starts = np.append(self.cell_starts.numpy(), len(self.values))
+        nonzeros = np.arange(len(self.values), dtype=np.int64)
+        shape = (self.n_cells, self.n_genes)
+        transposed = sp.csr_matrix((nonzeros, self.genes.numpy(), starts), shape).tocsc()
+        return ByGene(
+            _integers(transposed.data),
+            _integers(transposed.indices),
+            _integers(transposed.indptr[:-1]),
+        )
+
+    @cached_property
+    def log_factorials(self) -> Float[Tensor, " cell"]:
+        """Sum of log(x!) of each cell: what no parameter of a likelihood enters; made once."""
+        return self.sum_by_cell(torch.lgamma(self.values + 1))
 
     def first(self, n_cells: int) -> SparseCounts:
         """The first cells alone."""
         if n_cells >= self.n_cells:
             return self
-        n_nonzeros = int(self.cell_starts[n_cells])
-        kept = self.by_gene < n_nonzeros
-        kept_before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        some = slice(int(self.cell_starts[n_cells]))
+        cells, genes = self.cells[some], self.genes[some]
         return SparseCounts(
-            self.values[:n_nonzeros],
-            self.cells[:n_nonzeros],
-            self.genes[:n_nonzeros],
-            self.cell_starts[:n_cells],
-            self.by_gene[kept],
-            self.cells_by_gene[kept],
-            kept_before[self.gene_starts],
-            self.log_factorials[:n_cells],
+            self.values[some], cells, genes, self.cell_starts[:n_cells], self.n_genes
         )
 
     def sum_by_cell(self, values: Float[Tensor, " nonzero"]) -> Float[Tensor, " cell"]:
@@ -152,11 +149,15 @@ class Minibatch:
     technical: Int[Tensor, "cell technical"]
 
 
+def _integers(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+
+
 def gather_counts(
     source: CountSource, rows: np.ndarray
 ) -> tuple[SparseCounts, Float[Tensor, " cell"]]:
     """Counts and library sizes of some cells, as tensors."""
-    counts = SparseCounts.from_csr(source.matrix[rows], log_factorials=source.log_factorials[rows])
+    counts = SparseCounts.from_csr(source.matrix[rows])
     return counts, torch.from_numpy(source.library_size[rows])
 
 
@@ -177,10 +178,13 @@ class Cells:
     technical: np.ndarray
 
     def read(self, rows: np.ndarray) -> Minibatch:
-        """Bring some cells together as tensors."""
+        """Bring some cells together as tensors, ready for a gradient."""
+        counts, library_size = gather_counts(self.source, rows)
+        assert counts.by_gene  # made here, away from the thread that trains
         return Minibatch(
             rows,
-            *gather_counts(self.source, rows),
+            counts,
+            library_size,
             torch.from_numpy(self.biological[rows]),
             torch.from_numpy(self.technical[rows]),
         )

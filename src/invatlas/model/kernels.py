@@ -55,11 +55,11 @@ class _SparseLinear(torch.autograd.Function):
         (values,) = ctx.saved_tensors
         counts: SparseCounts = ctx.counts
         weight_gradient = embedding_bag(
-            counts.cells_by_gene,
+            counts.by_gene.cells,
             gradient.contiguous(),
-            counts.gene_starts,
+            counts.by_gene.starts,
             mode="sum",
-            per_sample_weights=values.index_select(0, counts.by_gene),
+            per_sample_weights=values.index_select(0, counts.by_gene.order),
         )
         return None, weight_gradient, None
 

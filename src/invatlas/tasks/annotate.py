@@ -18,7 +18,7 @@ from invatlas.errors import CovariateError, SettingsError
 from invatlas.model.calls import estimate_frequencies, reweigh
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
-from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, judge
+from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, check_rate, judge
 from invatlas.training.posterior import call_cells, encode_cells
 
 LABEL_PRIORS = ("reference", "uniform", "query")
@@ -45,6 +45,7 @@ class Calling:
             )
         if not 0 <= self.abstain_below <= 1:
             raise SettingsError(f"abstain_below is {self.abstain_below!r}; it takes 0 to 1.")
+        check_rate(self.false_discovery_rate)
 
 
 def annotate(

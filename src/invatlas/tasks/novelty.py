@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from crepes import ConformalClassifier
 from scipy.stats import false_discovery_control
 
 from invatlas.atlas import Atlas
@@ -69,18 +68,23 @@ def novelty(
     GeneError, CountsError
         As :func:`invatlas.embed`.
     """
+    check_rate(false_discovery_rate)
     source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     q = encode_cells(atlas.model, source)["invariant"]
     return judge(atlas, q, false_discovery_rate).set_axis(pd.Index(adata.obs_names))
 
 
-@torch.inference_mode()
-def judge(atlas: Atlas, q: DiagonalGaussian, false_discovery_rate: float) -> pd.DataFrame:
-    """Novelty of cells whose posterior is known."""
+def check_rate(false_discovery_rate: float) -> None:
+    """Refuse a rate that is no share."""
     if not 0 < false_discovery_rate < 1:
         raise SettingsError(
             f"false_discovery_rate is {false_discovery_rate!r}; it takes a share between 0 and 1."
         )
+
+
+@torch.inference_mode()
+def judge(atlas: Atlas, q: DiagonalGaussian, false_discovery_rate: float) -> pd.DataFrame:
+    """Novelty of cells whose posterior is known."""
     known = atlas.calibration
     if known is None:
         nothing = np.full(len(q.mean), np.nan)
@@ -102,8 +106,8 @@ def judge(atlas: Atlas, q: DiagonalGaussian, false_discovery_rate: float) -> pd.
         bins, bins_of_known = np.full_like(bins, POOLED), np.full_like(bins_of_known, POOLED)
     pvalue = np.ones(len(score))
     for chosen in np.unique(bins):
-        conformal = ConformalClassifier().fit(alphas=of_known.numpy()[bins_of_known == chosen])
-        here = bins == chosen
-        pvalue[here] = conformal.predict_p(score[here][:, None], smoothing=False)[:, 0]
+        here, known_here = bins == chosen, np.sort(of_known.numpy()[bins_of_known == chosen])
+        as_new = len(known_here) - np.searchsorted(known_here, score[here])
+        pvalue[here] = (1 + as_new) / (1 + len(known_here))
     flag = false_discovery_control(pvalue) <= false_discovery_rate
     return pd.DataFrame({"novelty_score": score, "novelty_pvalue": pvalue, "novelty_flag": flag})

@@ -8,11 +8,12 @@
     n*(x)   mean of n over x and the cells nearest to it among those met with it
 
 One odd cell may be an accident; odd cells that lie together are a state nobody has met. Cells
-are therefore judged together where there are enough of them, in samples of at most 2,000.
+are therefore judged together where there are enough of them, in samples of at most 1,000.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +26,7 @@ LANDMARKS = 2000
 NEAREST_LANDMARKS = 50
 FLATTENING = 4.0
 POOLED_CELLS = 8
-SAMPLE = 2000
+SAMPLE = 1000
 
 
 def novelty_parts(
@@ -38,7 +39,8 @@ def novelty_parts(
     n = max(1, min(NEAREST_LANDMARKS, len(landmarks) * NEAREST_LANDMARKS // LANDMARKS))
     parts = []
     for some in q.split(CHUNK):
-        distance = torch.cdist(some.mean, landmarks).topk(n, dim=1, largest=False).values.mean(1)
+        nearest = np.partition(torch.cdist(some.mean, landmarks).numpy(), n - 1, axis=1)[:, :n]
+        distance = torch.from_numpy(nearest.mean(1))  # torch's topk takes ten times as long
         log_p = call_log_probabilities(some, prior, FLATTENING)
         parts.append(torch.stack([distance, -(log_p.exp() * log_p).sum(1)], 1))
     return torch.cat(parts)
@@ -56,7 +58,7 @@ def pooled(
 ) -> Float[Tensor, " cell"]:
     """Score n* of cells that were met together: the mean over each and its seven nearest.
 
-    Every k-th cell makes a sample, k being how many samples of at most 2,000 there are.
+    Every k-th cell makes a sample, k being how many samples of at most 1,000 there are.
     """
     result = torch.empty_like(scores)
     samples = -(-len(z) // SAMPLE)
