@@ -188,7 +188,7 @@ def load_cellbench() -> Study:
     """Load CellBench: five cell lines, five batches, single cells, genes all batches share."""
     adata = _read("cellbench_5batches.h5ad")
     adata = adata[adata.obs["demuxlet"] == "SNG", adata.var["in_all_batches"].to_numpy(bool)]
-    adata = _trim(adata.copy(), ["cell_type", "batch"])
+    adata = _trim(adata.copy(), ["cell_type", "batch", "technology"])
     return Study(
         "cellbench",
         adata,
