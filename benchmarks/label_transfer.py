@@ -76,11 +76,14 @@ class Answer:
         The larger, the newer, shape (cell,).
     sets
         Targets a cell may be, asked to hold the truth of 90 % of cells, shape (cell, target).
+    flag
+        Cells said to be new, at a false discovery rate of 5 %, shape (cell,).
     """
 
     probabilities: pd.DataFrame
     novelty: np.ndarray
     sets: pd.DataFrame | None = None
+    flag: np.ndarray | None = None
 
 
 def make_fold(study: Study, name: str, out: np.ndarray, targets: list[str]) -> Fold:
@@ -145,7 +148,9 @@ def call_ours(fold: Fold, seed: int, factor: float) -> Answer:
     p = log_probabilities(atlas, q, allowed_by(atlas, {}), "reference").exp().numpy()
     table = pd.DataFrame(p, columns=joint_names(atlas))
     sets = ia.prediction_sets(atlas, fold.query) if atlas.calibration else None
-    return Answer(table, ia.novelty(atlas, fold.query)["novelty_score"].to_numpy(), sets)
+    novelty = ia.novelty(atlas, fold.query)
+    flag = novelty["novelty_flag"].to_numpy(dtype=bool)
+    return Answer(table, novelty["novelty_score"].to_numpy(), sets, flag)
 
 
 def call_logistic(fold: Fold, seed: int, factor: float) -> Answer:
@@ -287,7 +292,15 @@ def score(fold: Fold, answer: Answer, task: str) -> dict[str, float]:
         if not strange.any() or strange.all():
             return {"cells": int(strange.sum()), "auroc": float("nan")}
         auroc = float(roc_auc_score(strange, answer.novelty[known]))
-        return {"cells": int(strange.sum()), "auroc": auroc}
+        scores = {"cells": int(strange.sum()), "auroc": auroc}
+        if answer.flag is not None:
+            flag = answer.flag[known]
+            scores |= {
+                "flagged_new": float(flag[strange].mean()),
+                "flagged_known": float(flag[~strange].mean()),
+                "false_discoveries": float((flag & ~strange).sum() / max(1, flag.sum())),
+            }
+        return scores
     p = answer.probabilities.to_numpy()[known]
     truth, called = fold.truth[known], answer.probabilities.columns.to_numpy()[p.argmax(1)]
     right, confidence = called == truth, p.max(1)
