@@ -30,25 +30,14 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import sparse
 
+from invatlas.data.simulated_biology import SimulatedBiology, draw_apart, draw_biology
+from invatlas.data.study_design import draw_design
 from invatlas.errors import SettingsError
 
 Array = NDArray[np.float32]
 Codes = NDArray[np.intp]
 
 _VALUES_AT_ONCE = 1_000_000  # cells x genes drawn in one go, bounds the memory
-
-
-@dataclass(frozen=True)
-class _Biology:
-    """Parameters of p(z_I | d) and of the genes."""
-
-    frequency: NDArray[np.float64]  # cell_type
-    mu: Array  # cell_type latent
-    sigma: Array  # cell_type latent
-    delta: Array  # cell_type disease latent
-    beta: Array  # gene
-    theta: Array  # gene
-    loadings: Array  # gene latent: W_I
 
 
 @dataclass(frozen=True)
@@ -145,10 +134,10 @@ def simulate(
     _check_real("library_size", library_size, 1, 1e6)
 
     streams = np.random.default_rng(seed).spawn(4)
-    biology = _draw_biology(
+    biology = draw_biology(
         streams[0], genes, cell_types, diseases, invariant_latents, disease_effect
     )
-    disease, severity, batch = _draw_design(streams[1], diseases, donors, batches, correlation)
+    disease, severity, batch = draw_design(streams[1], diseases, donors, batches, correlation)
     mean, tau, loadings = _draw_technique(streams[2], batch, genes, spurious_latents)
     invariant = _measure_variance(biology.loadings, *_mix(biology, disease, severity))
     spurious = _measure_variance(loadings, mean, tau, np.full(donors, 1 / donors))
@@ -188,102 +177,6 @@ def _check_real(name: str, value: float, low: float, high: float) -> None:
         raise SettingsError(f"{name} is out of range: found {value!r}, allowed {low} to {high}")
 
 
-def _draw_biology(
-    rng: Generator, genes: int, cell_types: int, diseases: int, latents: int, effect: float
-) -> _Biology:
-    """Draw cell types, diseases and gene programmes."""
-    identity = (latents + 1) // 2
-    frequency = np.arange(1, cell_types + 1) ** -0.7
-    frequency /= frequency.sum()
-    frequency[-1] = min(0.02, frequency[-1] / 2)
-    mu = np.zeros((cell_types, latents), np.float32)
-    mu[:, :identity] = _draw_apart(rng, cell_types, identity, 1.8)
-    delta = effect * _draw_shifts(rng, cell_types, diseases, latents, identity)
-
-    loadings = np.zeros((genes, latents), np.float32)
-    for latent in range(latents):
-        share = 0.15 if latent < identity else 0.05
-        rows = rng.choice(genes, max(1, round(share * genes)), replace=False)
-        sign = np.where(np.arange(rows.size) % 2, -1.0, 1.0)
-        loadings[rows, latent] = sign * rng.uniform(0.2, 0.5, rows.size)
-    return _Biology(
-        frequency=frequency / frequency.sum(),
-        mu=mu,
-        sigma=rng.uniform(0.5, 1.0, (cell_types, latents)).astype(np.float32),
-        delta=delta.astype(np.float32),
-        beta=rng.normal(0, 1.5, genes).astype(np.float32),
-        theta=np.exp(rng.normal(np.log(4), 0.5, genes)).astype(np.float32),
-        loadings=loadings,
-    )
-
-
-def _draw_apart(rng: Generator, count: int, dimensions: int, scale: float) -> Array:
-    """Draw normal points, each the one of 20 candidates farthest from those before."""
-    points = np.zeros((count, dimensions), np.float32)
-    for row in range(count):
-        candidates = rng.normal(0, scale, (20, dimensions))
-        distance = np.linalg.norm(candidates[:, None] - points[None, :row], axis=2)
-        points[row] = candidates[distance.min(axis=1, initial=np.inf).argmax()]
-    return points
-
-
-def _draw_shifts(
-    rng: Generator, cell_types: int, diseases: int, latents: int, identity: int
-) -> NDArray[np.float64]:
-    """Draw delta: a main and a second response programme for each disease, in some cell types."""
-    delta = np.zeros((cell_types, diseases, latents))
-    responses, affected = latents - identity, max(1, cell_types // 2)
-    for disease in range(1, diseases):
-        turn, main = divmod(disease - 1, responses)
-        types = rng.choice(cell_types, affected, replace=False)
-        delta[types, disease, identity + main] = (-1) ** turn * rng.uniform(3, 4.5, affected)
-        if responses > 1:
-            second = identity + (main + rng.integers(1, responses)) % responses
-            delta[types, disease, second] = rng.choice([-1, 1]) * rng.uniform(1, 2, affected)
-    return delta
-
-
-def _draw_design(
-    rng: Generator, diseases: int, donors: int, batches: int, correlation: float
-) -> tuple[Codes, Array, Codes]:
-    """Give each donor a disease, a severity (spread over 0.3 to 1 if ill) and a batch.
-
-    Donors move one by one from a balanced to a nested placement in batches. Of the placements
-    passed that leave no batch empty, the one whose Cramer's V with disease is nearest to
-    `correlation` is returned, so that V never falls as `correlation` rises.
-    """
-    disease = np.arange(donors) % diseases
-    severity = np.zeros(donors, np.float32)
-    place, nested = np.empty(donors, np.intp), disease % batches
-    place[np.argsort(disease, kind="stable")] = np.arange(donors) % batches
-    for code in range(diseases):
-        (rows,) = np.nonzero(disease == code)
-        if code > 0:
-            severity[rows] = 0.3 + 0.7 * (rng.permutation(rows.size) + rng.random()) / rows.size
-        if batches > diseases:
-            nested[rows] = np.resize(np.arange(code, batches, diseases), rows.size)
-    passed = [place.copy()]
-    for donor in rng.permutation(donors):
-        place[donor] = nested[donor]
-        if np.unique(place).size == batches:
-            passed.append(place.copy())
-    distance = [abs(_measure_association(disease, batch) - correlation) for batch in passed]
-    return disease, severity, passed[int(np.argmin(distance))]
-
-
-def _measure_association(a: Codes, b: Codes) -> float:
-    """Cramer's V of two codes: sqrt(chi^2 / (n min(rows - 1, columns - 1))); 0 if one is constant.
-
-    Source: Cramer (1946), Mathematical Methods of Statistics, section 21.9.
-    """
-    table = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(table, (a, b), 1.0)
-    if min(table.shape) < 2:
-        return 0.0
-    margins = np.outer(table.sum(axis=1), table.sum(axis=0))
-    return float(np.sqrt(max(0.0, (table**2 / margins).sum() - 1) / (min(table.shape) - 1)))
-
-
 def _draw_technique(
     rng: Generator, batch: Codes, genes: int, latents: int
 ) -> tuple[Array, Array, Array]:
@@ -292,11 +185,11 @@ def _draw_technique(
     omega = rng.normal(0, 0.8, (batch.size, latents)).astype(np.float32)
     tau = rng.uniform(0.5, 1.0, (batches, latents)).astype(np.float32)
     loadings = rng.normal(0, 1, (genes, latents)).astype(np.float32)
-    return _draw_apart(rng, batches, latents, 2.0)[batch] + omega, tau[batch], loadings
+    return draw_apart(rng, batches, latents, 2.0)[batch] + omega, tau[batch], loadings
 
 
 def _mix(
-    biology: _Biology, disease: Codes, severity: Array
+    biology: SimulatedBiology, disease: Codes, severity: Array
 ) -> tuple[Array, Array, NDArray[np.float64]]:
     """Means, deviations and weights of p(z_I | d), one row for each cell type and donor."""
     mean = biology.mu[:, None] + severity[:, None] * biology.delta[:, disease]
@@ -315,7 +208,7 @@ def _measure_variance(
 
 
 def _draw_cells(
-    rng: Generator, cells: int, people: _Donors, biology: _Biology, truth: bool
+    rng: Generator, cells: int, people: _Donors, biology: SimulatedBiology, truth: bool
 ) -> AnnData:
     """Draw every cell: its covariates, latents, library size and counts."""
     donors, cell_types = people.disease.size, biology.frequency.size
@@ -380,7 +273,9 @@ def _softmax(log_rate: Array) -> Array:
     return rate
 
 
-def _list_differential_genes(biology: _Biology, names: Mapping[str, list[str]]) -> pd.DataFrame:
+def _list_differential_genes(
+    biology: SimulatedBiology, names: Mapping[str, list[str]]
+) -> pd.DataFrame:
     """List log softmax(beta + W_I (mu + delta)) / softmax(beta + W_I mu) of the shifted genes."""
     mean: Array = biology.mu[:, None] + biology.delta
     log_expression = np.log(_softmax(biology.beta + mean @ biology.loadings.T))
@@ -391,7 +286,7 @@ def _list_differential_genes(biology: _Biology, names: Mapping[str, list[str]]) 
     return pd.DataFrame({**table, "log_fold_change": change[shifted]})
 
 
-def _name_values(biology: _Biology, people: _Donors) -> dict[str, list[str]]:
+def _name_values(biology: SimulatedBiology, people: _Donors) -> dict[str, list[str]]:
     """Name the genes and the values of every covariate."""
     cell_types, diseases, _ = biology.delta.shape
     return {
