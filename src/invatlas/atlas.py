@@ -16,7 +16,7 @@ import torch
 from anndata import AnnData
 
 from invatlas.data.counts import CountSource
-from invatlas.data.covariates import Covariate, Hierarchy, Schema, combine
+from invatlas.data.covariates import Covariate, Hierarchy, Schema, combine, describe_unmet
 from invatlas.data.genes import select_genes
 from invatlas.data.minibatch import Cells
 from invatlas.errors import CountsError, DataError, GeneError, TrainingError
@@ -144,7 +144,10 @@ def fit(
         "cells": adata.n_obs,
         "held_out": _describe_split(split, schema, cells),
         "training": _training_record(training, job.plan(split), time.perf_counter() - start),
-        "warnings": _warnings(adata, cells, schema),
+        "warnings": [
+            *_warnings(adata, cells, schema),
+            *describe_unmet(hierarchy or {}, adata.obs),
+        ],
         "adapted": [],
         "versions": package_versions(),
     }

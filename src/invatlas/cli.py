@@ -174,6 +174,8 @@ def map_query(
         )
         refuse_folder(output)
         page = output.with_suffix(".html") if report else None
+        if page == output:
+            raise SettingsError(f"{output} is where the report goes; give the cells another name.")
         for place in (output, page, adapt):
             if place:
                 refuse_existing(place, overwrite)
@@ -183,6 +185,9 @@ def map_query(
                 raise SettingsError("--adapt takes another folder than the atlas's own.")
         loaded = load(atlas)
         adata = read_cells(query)
+        adapted = None
+        if adapt:
+            adapted = adapt_atlas(loaded, adata, layer=layer, gene_column=gene_column)
         mapped = map_cells(
             loaded,
             adata,
@@ -192,32 +197,17 @@ def map_query(
             minimum_overlap=minimum_overlap,
             layout=report,
         )
-        adapted = (
-            adapt_atlas(loaded, adata, layer=layer, gene_column=gene_column) if adapt else None
-        )
-        screen.print(mapped.overlap.describe())
-        for note in mapped.notes:
-            screen.print(f"[yellow]Note[/]: {escape(note)}")
-        obs = mapped.cells.obs
-        screen.print(
-            f"{obs['novelty_flag'].sum():,} cells are flagged as new, "
-            f"{obs['abstained'].sum():,} in all are not called."
-        )
-        for state in mapped.states.table.to_dict("records") if mapped.states else []:
-            screen.print(
-                f"{state['group']}: {state['cells']} new cells, nearest to {state['nearest']}; "
-                f"markers {state['markers'] or 'none'}."
-            )
-        adata.obs = obs
+        adata.obs = mapped.cells.obs
         for name in mapped.cells.obsm:
             adata.obsm[name] = mapped.cells.obsm[name]
         write_cells(adata, output)
-        screen.print(f"Wrote {adata.n_obs:,} cells to {output}.")
+        _say_what_was_found(mapped)
+        _say(f"Wrote {adata.n_obs:,} cells to {output}.")
         if page:
             _write_query_report(page, loaded, mapped, calling, query.stem, atlas.resolve().name)
         if adapt and adapted:
             save(adapted, adapt)
-            screen.print(f"Wrote the adapted atlas to {adapt}; {atlas} is as it was.")
+            _say(f"Wrote the adapted atlas to {adapt}; {atlas} is as it was.")
 
 
 @app.command()
@@ -341,6 +331,27 @@ def _write_fit(atlas: Atlas, adata: AnnData, output: Path, title: str) -> None:
         )
 
 
+def _say(text: str) -> None:
+    """Print a line as it is: names from files may look like markup."""
+    screen.print(escape(text))
+
+
+def _say_what_was_found(mapped: Mapped) -> None:
+    _say(mapped.overlap.describe())
+    for note in mapped.notes:
+        screen.print(f"[yellow]Note[/]: {escape(note)}")
+    obs = mapped.cells.obs
+    _say(
+        f"{obs['novelty_flag'].sum():,} cells are flagged as new, "
+        f"{obs['abstained'].sum():,} in all are not called."
+    )
+    for state in mapped.states.table.to_dict("records") if mapped.states else []:
+        _say(
+            f"{state['group']}: {state['cells']} new cells, nearest to {state['nearest']}; "
+            f"markers {state['markers'] or 'none'}."
+        )
+
+
 def _write_query_report(
     page: Path, atlas: Atlas, mapped: Mapped, calling: Calling, title: str, name: str
 ) -> None:
@@ -355,7 +366,7 @@ def _write_query_report(
         notes=mapped.notes,
         groups=mapped.states.table if mapped.states else None,
     )
-    screen.print(f"Wrote {page}; open it in a browser.")
+    _say(f"Wrote {page}; open it in a browser.")
 
 
 def _read_assignments(assignments: list[str]) -> dict[str, Any]:

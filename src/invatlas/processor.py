@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -20,20 +21,23 @@ def kept_threads() -> Iterator[None]:
 
 @contextmanager
 def quick_products() -> Iterator[None]:
-    """Multiply float32 matrices the quickest way the processor has.
+    """Multiply float32 matrices by oneDNN, where that is quicker and no less precise.
 
-    With bfloat16 allowed, torch leaves the default library for oneDNN. Where the processor has
-    units for bfloat16 matrices (AMX), factors are rounded to 8 bits and sums kept in float32;
-    elsewhere the product is a float32 one, only faster. Earlier versions of torch than 2.9 cannot
-    do this for a while only, and keep their way.
+    With bfloat16 allowed, torch leaves its default library for oneDNN. On x86 processors without
+    matrix units for bfloat16 (AMX) the product is a float32 one all the same. Elsewhere factors
+    would be rounded to 8 bits, so nothing is changed there; nor where somebody chose a precision
+    already, nor by versions of torch that cannot tell.
     """
     products = getattr(torch.backends.mkldnn, "matmul", None)
-    if products is None or not hasattr(products, "fp32_precision"):
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    exact = capabilities.get("architecture") == "x86_64" and not any(
+        found for name, found in capabilities.items() if name.startswith("amx")
+    )
+    if products is None or not exact or getattr(products, "fp32_precision", "") != "none":
         yield
         return
-    before = products.fp32_precision
     products.fp32_precision = "bf16"
     try:
         yield
     finally:
-        products.fp32_precision = before
+        products.fp32_precision = "none"

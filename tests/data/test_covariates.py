@@ -17,6 +17,7 @@ from invatlas.data.covariates import (
     Covariate,
     Schema,
     combine,
+    describe_unmet,
 )
 from invatlas.errors import CovariateError
 
@@ -99,6 +100,21 @@ def test_a_schema_with_coarse_values_survives_json() -> None:
     obs = table(kind=["CD4 T", "T cell", "B", "B"], donor=["1", "2", "1", "2"])
     schema = Schema.learn(obs, ["kind"], ["donor"], {"kind": T_CELLS})
     assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+
+
+def test_names_no_cell_has_are_told_with_what_was_meant() -> None:
+    obs = table(kind=["CD4 T", "CD8 T", "T cell", "B"])
+    hierarchy = {"kind": {"T cell": ["CD4 T", "CD8T"], "T cells": ["B"]}}
+    assert describe_unmet(hierarchy, obs) == [
+        "The hierarchy names kind 'CD8T', which no cell has; did you mean 'CD8 T'?",
+        "The hierarchy names kind 'T cells', which no cell has; did you mean 'T cell'?",
+    ]
+
+
+def test_a_column_named_with_its_kind_has_its_hierarchy() -> None:
+    obs = table(kind=["CD4 T", "CD8 T", "T cell", "T cell"], donor=["1", "2", "1", "2"])
+    schema = Schema.learn(obs, ["kind:categorical"], [], {"kind": {"T cell": ["CD4 T", "CD8 T"]}})
+    assert schema.biological[0].categories == ("CD4 T", "CD8 T")
 
 
 @pytest.mark.parametrize(

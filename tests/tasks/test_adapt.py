@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anndata import AnnData
+from anndata import AnnData, concat
 
 import invatlas as ia
 from invatlas.training.adaptation import Growth
@@ -129,6 +129,40 @@ def test_every_kind_of_atlas_adapts(
     reference: AnnData, query: AnnData, fit: Callable[..., ia.Atlas], changes: dict
 ) -> None:
     atlas = fit(reference, **changes)
-    back = ia.undo_adaptation(ia.adapt(atlas, query))
+    adapted = ia.adapt(atlas, query)
+    n = len(atlas.schema.technical[0].categories)
+    effects = adapted.model.prior_spurious.effects.detach()
+    vectors = [part.detach()[n] for part in adapted.model.decode.technical[:1]]
+    learnt = [effects[n] - effects[:n].mean(0), *vectors]
+    assert any(part.abs().max() > 1e-3 for part in learnt if part.numel())
+    state = torch.get_rng_state()
+    back = ia.undo_adaptation(adapted)
+    assert torch.equal(torch.get_rng_state(), state)
     for name, value in atlas.model.state_dict().items():
         assert torch.equal(value, back.model.state_dict()[name]), name
+
+
+def test_what_nothing_can_learn_is_refused(
+    reference: AnnData, query: AnnData, fit: Callable[..., ia.Atlas]
+) -> None:
+    atlas = fit(reference, spurious_latents=0, technical_in_decoder=False)
+    with pytest.raises(ia.InvatlasError, match="nothing to adapt: the atlas has no spurious"):
+        ia.adapt(atlas, query)
+
+
+def test_a_missing_technical_column_takes_the_values_the_atlas_has(
+    before: ia.Atlas, query: AnnData
+) -> None:
+    some = query.copy()
+    some.obs = some.obs[["donor"]].copy()
+    (step,) = ia.adapt(before, some).record["adapted"]
+    batches = len(before.schema.technical[1].categories)
+    assert step["combinations"] == batches * some.obs["donor"].nunique()
+
+
+def test_only_cells_with_a_new_value_teach(
+    before: ia.Atlas, reference: AnnData, query: AnnData
+) -> None:
+    both = concat([reference, query], merge="same")
+    adapted = ia.adapt(before, both)
+    assert adapted.record["adapted"][0]["cells"] == query.n_obs

@@ -68,8 +68,20 @@ def test_many_cells_are_grouped_by_some_of_them(
     monkeypatch.setattr("invatlas.tasks.novel_states.MOST_GROUPED", 40)
     monkeypatch.setattr("invatlas.tasks.novel_states.MOST_COMPARED", 20)
     found = novel_states(*case)
-    assert found.table["cells"].min() >= 25
+    assert found.table["cells"].between(25, 30).all()
+    assert found.cells[:200].isna().all() and found.cells[-8:].isna().all()
     assert genes_of(found, "a") <= {"gene_5", "gene_6", "gene_7"}
+
+
+@pytest.mark.parametrize("most", [50, 10_000])
+def test_flags_at_random_make_no_group(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr("invatlas.tasks.novel_states.MOST_GROUPED", most)
+    generator = np.random.default_rng(0)
+    z = generator.normal(size=(2000, 10))
+    adata = AnnData(sp.csr_matrix(generator.poisson(2.0, (2000, 5)).astype(np.float32)))
+    flag = generator.random(2000) < 0.05
+    calls = pd.DataFrame({"predicted_joint": "a", "novelty_flag": flag}, index=adata.obs_names)
+    assert len(novel_states(adata, calls, z).table) == 0
 
 
 @pytest.mark.parametrize("flagged", [0, 5])
@@ -97,9 +109,18 @@ def test_cells_that_do_not_belong_together_are_refused(case: Case) -> None:
 
 
 def test_map_groups_what_it_flags(study: AnnData, fit: Callable[..., ia.Atlas]) -> None:
+    """A type the reference lacks makes a group that is nearly all of that type."""
     from invatlas.tasks.annotate import Calling
 
-    mapped = ia.map_cells(fit(study), study, calling=Calling())
-    assert mapped.states is not None
-    assert mapped.cells.obs["novelty_group"].notna().sum() == mapped.states.table["cells"].sum()
-    assert ia.map_cells(fit(study), study).states is None
+    kind = study.obs["cell_type"].astype(str).to_numpy()
+    atlas = fit(study[kind != "type_3"].copy(), epochs=40)
+    query = study.copy()
+    query.X = query.X.copy()
+    strange = kind == "type_3"
+    query.X[np.flatnonzero(strange)[:, None], np.arange(10)] = 60
+    mapped = ia.map_cells(atlas, query, calling=Calling(false_discovery_rate=0.2))
+    assert mapped.states is not None and len(mapped.states.table)
+    grouped = mapped.cells.obs["novelty_group"].notna().to_numpy()
+    assert grouped.sum() == mapped.states.table["cells"].sum()
+    assert strange[grouped].mean() > 0.8
+    assert ia.map_cells(atlas, query).states is None

@@ -112,10 +112,13 @@ def test_pooled_scores_are_means_over_the_nearest_cells() -> None:
     assert pooled(scores[:0], z[:0]).shape == (0,)
 
 
-def test_samples_are_pooled_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_pooled_apart_and_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("invatlas.training.novelty.SAMPLE", 25)
     generator = torch.Generator().manual_seed(0)
     z, scores = torch.randn(60, 3, generator=generator), torch.randn(60, generator=generator)
-    found = pooled(scores, z)
+    found, order = pooled(scores, z), z[:, 0].argsort()
     for k in range(3):
-        torch.testing.assert_close(found[k::3], pooled(scores[k::3], z[k::3]))
+        some = order[k::3]
+        torch.testing.assert_close(found[some], pooled(scores[some], z[some]))
+    shuffled = torch.randperm(60, generator=generator)
+    torch.testing.assert_close(found[shuffled], pooled(scores[shuffled], z[shuffled]))

@@ -1,7 +1,8 @@
 """The columns of obs that a fit knows of: what they are called and which values they take.
 
 A covariate is biological (it moves z_I) or technical (it moves z_S). Categories are learnt
-from the reference, once, and kept in alphabetical order. A missing value is no category: its code
+from the reference, once, and kept in alphabetical order; those an
+adaptation adds come after them. A missing value is no category: its code
 is -1, and the model sums it out. Nor is a coarse value, such as "T cell" where others are called
 "CD4 T" and "CD8 T": the k-th of them has the code -2 - k, and the model sums over what it stands
 for.
@@ -38,7 +39,7 @@ class Covariate:
     kind
         ``categorical``; ``continuous`` is part of the format and is not fitted yet.
     categories
-        Values it takes, in alphabetical order; empty where it is continuous.
+        Values it takes, in alphabetical order, added ones last; empty where it is continuous.
     groups
         Coarse values, in alphabetical order, each with the categories it stands for.
     """
@@ -154,7 +155,7 @@ class Schema:
         hierarchy = _check_hierarchy(hierarchy or {}, biological)
         schema = cls(
             tuple(
-                Covariate.learn(obs, column, hierarchy.get(column.removesuffix(":categorical")))
+                Covariate.learn(obs, column, hierarchy.get(_column_name(column)))
                 for column in biological
             ),
             tuple(Covariate.learn(obs, column) for column in technical),
@@ -255,15 +256,33 @@ def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
     return text.where(~text.str.strip().str.lower().isin(MISSING_SPELLINGS))
 
 
+def describe_unmet(hierarchy: Mapping[str, Hierarchy], obs: pd.DataFrame) -> list[str]:
+    """Say which names of a hierarchy no cell has: a wider hierarchy is fine, a misspelt one not."""
+    messages = []
+    for column, groups in hierarchy.items():
+        met = set(text_values(obs, column).dropna())
+        named = {*groups, *(str(value) for finer in groups.values() for value in finer)}
+        for name in sorted(named - met):
+            close = difflib.get_close_matches(name, sorted(met), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            messages.append(f"The hierarchy names {column} {name!r}, which no cell has{hint}")
+    return messages
+
+
+def _column_name(column: str) -> str:
+    return column.removesuffix(":categorical")
+
+
 def _check_hierarchy(hierarchy: object, biological: Sequence[str]) -> Mapping[str, Hierarchy]:
     shape = 'column = {coarse value = [finer values]}, such as cell_type = {"T cell" = ["CD4 T"]}'
     if not isinstance(hierarchy, Mapping):
         raise CovariateError(f"The hierarchy is {hierarchy!r}; it is written {shape}.")
+    names = [_column_name(column) for column in biological]
     for column, groups in hierarchy.items():
-        if column not in biological:
+        if column not in names:
             raise CovariateError(
                 f"The hierarchy speaks of {column!r}, which is no biological covariate; "
-                f"they are {', '.join(biological)}."
+                f"they are {', '.join(names)}."
             )
         lists = groups.values() if isinstance(groups, Mapping) else [None]
         if not all(isinstance(finer, list | tuple) for finer in lists):

@@ -2,7 +2,7 @@
 
 The counts of a minibatch are kept sparse in both directions: by cell (CSR) for the
 forward pass of the first layer, by gene (CSC) for the gradient of its weights. The
-transposition is done here, away from the training thread, and with numpy alone: a torch
+transposition is done with numpy alone, so that it can be done ahead in another thread: a torch
 operation in a second thread would start a second pool of threads, and the two would fight.
 """
 
@@ -97,6 +97,10 @@ class SparseCounts:
             _integers(transposed.indptr[:-1]),
         )
 
+    def prepare(self) -> None:
+        """Make the layout by gene now, in this thread, rather than when a gradient asks for it."""
+        _ = self.by_gene
+
     @cached_property
     def log_factorials(self) -> Float[Tensor, " cell"]:
         """Sum of log(x!) of each cell: what no parameter of a likelihood enters; made once."""
@@ -180,7 +184,7 @@ class Cells:
     def read(self, rows: np.ndarray) -> Minibatch:
         """Bring some cells together as tensors, ready for a gradient."""
         counts, library_size = gather_counts(self.source, rows)
-        assert counts.by_gene  # made here, away from the thread that trains
+        counts.prepare()
         return Minibatch(
             rows,
             counts,

@@ -16,7 +16,7 @@ import torch
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
-from invatlas.data.covariates import Covariate, Schema, combine, text_values
+from invatlas.data.covariates import Covariate, Schema, text_values
 from invatlas.data.minibatch import Cells
 from invatlas.errors import CovariateError, DataError
 from invatlas.model.invae import Model
@@ -43,6 +43,7 @@ def adapt(
         A fitted atlas; it is left as it is.
     adata
         Raw counts (cell, gene), and in obs the technical columns of the atlas that are known.
+        Cells without a new value are passed over.
     layer, gene_column
         As in :func:`invatlas.embed`.
     minimum_overlap
@@ -59,26 +60,35 @@ def adapt(
     ------
     CovariateError
         If the atlas has no technical covariate, obs has none of their columns, or no new value.
+    DataError
+        If the atlas has neither spurious latents nor technical values in its decoder.
     GeneError, CountsError
         As :func:`invatlas.embed`.
     """
     known = atlas.schema.technical
     added = [_new_values(covariate, adata) for covariate in known]
+    if not atlas.settings.spurious_latents and not atlas.settings.technical_in_decoder:
+        raise DataError(
+            "There is nothing to adapt: the atlas has no spurious latents, and its decoder is not "
+            "told the technical values."
+        )
     if not any(added):
         columns = ", ".join(covariate.name for covariate in known) or "none"
         raise CovariateError(
             f"There is nothing to adapt to: obs has no value the atlas lacks in its technical "
             f"columns ({columns})."
         )
-    source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     technical = tuple(
         replace(covariate, categories=covariate.categories + values)
         for covariate, values in zip(known, added, strict=True)
     )
     schema = Schema(atlas.schema.biological, technical)
-    biological_codes, technical_codes = schema.encode(adata.obs)
-    cells = Cells(source, biological_codes, technical_codes)
     growth = Growth(_sizes(known), _sizes(technical))
+    _, codes = schema.encode(adata.obs)
+    new = adata[(codes >= np.array(growth.before)).any(1)]
+    source, overlap = match_counts(atlas, new, layer, minimum_overlap, gene_column)
+    biological_codes, technical_codes = schema.encode(new.obs)
+    cells = Cells(source, biological_codes, technical_codes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(atlas.settings.seed)
         model = _make_model(atlas, _extend_table(atlas, technical, technical_codes))
@@ -87,7 +97,7 @@ def adapt(
             model, cells, growth, atlas.settings.divergence_weight, atlas.settings.seed
         )
     step = {
-        "cells": adata.n_obs,
+        "cells": source.n_cells,
         "values": {c.name: list(new) for c, new in zip(known, added, strict=True) if new},
         "combinations": len(model.prior_spurious.combinations)
         - len(atlas.model.prior_spurious.combinations),
@@ -118,7 +128,8 @@ def undo_adaptation(atlas: Atlas) -> Atlas:
     prior = atlas.model.prior_spurious
     n = len(prior.combinations) - last["combinations"]
     table = _table(technical, prior.combinations[:n].clone(), prior.weights[:n].clone())
-    model = _make_model(atlas, table)
+    with torch.random.fork_rng(devices=[]):
+        model = _make_model(atlas, table)
     growth = Growth(_sizes(technical), _sizes(atlas.schema.technical))
     shrunk = model.state_dict()
     for name, value in atlas.model.state_dict().items():
@@ -158,15 +169,26 @@ def _table(
 def _extend_table(
     atlas: Atlas, technical: Sequence[Covariate], codes: np.ndarray
 ) -> CovariateTable:
-    """Combinations with a new value after those there were, at the frequency they come with."""
+    """Combinations the new cells may have after those there were, at the frequency they come with.
+
+    What is missing in a new cell may be whatever the atlas or other new cells have in its place.
+    """
     prior = atlas.model.prior_spurious
-    found, weights = combine(technical, codes)
-    new = (found >= np.array(_sizes(atlas.schema.technical))).any(1)
-    share = len(codes) / (len(codes) + atlas.record["cells"])
+    before = np.array(_sizes(atlas.schema.technical))
+    found, times = np.unique(codes, axis=0, return_counts=True)
+    pool = np.concatenate([prior.combinations.numpy(), found[(found >= 0).all(1)]])
+    rows, weights = [], []
+    for row, n in zip(found, times, strict=True):
+        filled = np.unique(np.where(row < 0, pool, row), axis=0)
+        filled = filled[(filled >= before).any(1)]
+        rows.append(filled)
+        weights.append(np.full(len(filled), n / len(filled)))
+    combinations, place = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
+    weight = np.bincount(place.ravel(), np.concatenate(weights)) / atlas.record["cells"]
     return _table(
         technical,
-        torch.cat([prior.combinations, torch.from_numpy(found[new])]),
-        torch.cat([prior.weights, torch.from_numpy((share * weights[new]).astype(np.float32))]),
+        torch.cat([prior.combinations, torch.from_numpy(combinations)]),
+        torch.cat([prior.weights, torch.from_numpy(weight.astype(np.float32))]),
     )
 
 

@@ -3,8 +3,9 @@
 Two flagged cells are neighbours if each is among the 15 cells of the query nearest to the other
 in z_I. What neighbours link is a group; a flagged cell among known ones stays alone. A group is
 described by the known combination most of its cells are called, and by the genes that tell it
-from the other cells called so (Wilcoxon, by scanpy). Of many cells some are drawn: 5,000 flagged
-and as many others to group by, 1,000 of each side to compare.
+from the other cells called so (rank sums, by scanpy). The same counts flagged the cells, and
+cells of a donor are not independent: markers are a ranking, no test. Of many cells some are
+drawn: 5,000 flagged ones to group, 1,000 of each side to compare.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 from scipy.sparse.csgraph import connected_components
-from sklearn.neighbors import KNeighborsClassifier, kneighbors_graph
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from invatlas.data.counts import read_counts
 from invatlas.data.gene_names import read_names
@@ -115,15 +116,19 @@ def _group(
     z: np.ndarray, flagged: np.ndarray, smallest: int, generator: np.random.Generator
 ) -> np.ndarray:
     """Group of each cell, -1 for none; a flagged cell that was not drawn joins the nearest."""
-    new, known = (_draw(side, generator, MOST_GROUPED) for side in (flagged, ~flagged))
-    drawn = np.concatenate([new, known])
-    near = kneighbors_graph(z[drawn], min(NEIGHBOURS, len(drawn) - 1))
-    mutual = near.multiply(near.T)[: len(new), : len(new)]
-    _, found = connected_components(mutual, directed=False)
-    found[np.bincount(found)[found] < smallest] = -1
+    new = _draw(flagged, generator, MOST_GROUPED)
+    place = np.full(len(z), -1)
+    place[new] = np.arange(len(new))
+    search = NearestNeighbors(n_neighbors=min(NEIGHBOURS + 1, len(z))).fit(z)
+    near = place[search.kneighbors(z[new], return_distance=False)]
+    of, to = np.repeat(np.arange(len(new)), near.shape[1])[near.ravel() >= 0], near[near >= 0]
+    links = sp.csr_matrix((np.ones(len(of)), (of, to)), shape=(len(new), len(new)))
+    _, found = connected_components(links.multiply(links.T), directed=False)
+    drawn_share = len(new) / flagged.sum()
+    found[np.bincount(found)[found] < smallest * drawn_share] = -1
     code = np.full(len(z), -1)
     code[new] = found
-    rest = np.setdiff1d(np.flatnonzero(flagged), new)
+    rest = np.flatnonzero(flagged & (place < 0))
     if len(rest):
         code[rest] = KNeighborsClassifier(1).fit(z[new], found).predict(z[rest])
     return code
@@ -158,7 +163,7 @@ def _find_markers(
     layer: str | None,
     gene_column: str | None,
 ) -> list[str]:
-    """Genes higher inside, at a false discovery rate of 5 %, the most telling first."""
+    """Genes clearly higher inside, the most telling first: a ranking, no test."""
     if len(against) < 2:
         return []
     rows = np.concatenate([inside, against])

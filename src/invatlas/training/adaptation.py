@@ -2,7 +2,7 @@
 
     minimise  - E_q log p(x | z_I, z_S, e) + w KL(q(z_S | x) || p(z_S | e))
 
-over the rows of new values alone.
+over what is said of new values alone, for the cells that have one.
 
 The decoder's technical vectors, and the effects and factors of p(z_S | e), gain rows. Encoders,
 biology and every row there was before keep their bits: their gradient is zero, and Adam moves
@@ -120,8 +120,9 @@ def _draw_minibatches(n_cells: int, generator: np.random.Generator) -> list[np.n
 
 @torch.no_grad()
 def _mean_reconstruction(model: Model, cells: Cells) -> float:
-    """Mean negative log-likelihood of up to 2,048 cells, with the same noise at every call."""
+    """Mean negative log-likelihood of up to 2,048 cells, the same and with the same noise."""
+    rows = np.random.default_rng(0).permutation(cells.source.n_cells)[:2048]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        minibatch = cells.read(np.arange(min(2048, cells.source.n_cells)))
+        minibatch = cells.read(rows)
         return -float(model(minibatch).counts.log_prob(minibatch.counts).mean())

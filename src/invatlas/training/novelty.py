@@ -58,12 +58,14 @@ def pooled(
 ) -> Float[Tensor, " cell"]:
     """Score n* of cells that were met together: the mean over each and its seven nearest.
 
-    Every k-th cell makes a sample, k being how many samples of at most 1,000 there are.
+    Every k-th cell in the order of the first latent makes a sample, k being how many samples of
+    at most 1,000 there are: the order in which the cells come does not matter.
     """
     result = torch.empty_like(scores)
+    order = z[:, 0].argsort() if len(z) else torch.zeros(0, dtype=torch.int64)
     samples = -(-len(z) // SAMPLE)
     for k in range(samples):
-        some = slice(k, None, samples)
+        some = order[k::samples]
         n = min(POOLED_CELLS, len(z[some]))
         nearest = torch.cdist(z[some], z[some]).topk(n, dim=1, largest=False).indices
         result[some] = scores[some][nearest].mean(1)
