@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -474,3 +475,33 @@ def test_files_can_be_read_by_others(saved: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert saved.stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+@pytest.mark.parametrize(
+    "adapted",
+    [
+        None,
+        5,
+        "xx",
+        [1],
+        [{"values": {"donor": ["nobody"]}, "combinations": 1}],
+        [{"values": {"absent": ["x"]}, "combinations": 1}],
+        [{"values": {}, "combinations": -1}],
+        [{"values": {}}],
+    ],
+)
+def test_adaptations_that_cannot_be_are_refused(folder: Path, adapted: object) -> None:
+    edit_card(folder, lambda card: card["record"].update(adapted=adapted))
+    with pytest.raises(StorageError, match=r"atlas\.json is damaged"):
+        ia.load(folder)
+
+
+@pytest.mark.parametrize("name", ["prior_invariant.admits_0", "prior_spurious.has_value"])
+def test_tables_that_do_not_follow_from_the_card_are_refused(folder: Path, name: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights[name] = torch.zeros_like(weights[name])
+    save_file(weights, folder / "model.safetensors")
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    edit_card(folder, lambda card: card.update(model_sha256=digest))
+    with pytest.raises(StorageError, match="does not follow from its"):
+        ia.load(folder)

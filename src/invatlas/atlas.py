@@ -218,12 +218,17 @@ class Job:
 def tabulate(covariates: Sequence[Covariate], codes: np.ndarray) -> CovariateTable:
     """Lay out what a prior conditions on, from the codes (cell, covariate) of the reference."""
     combinations, weights = combine(covariates, codes)
-    return CovariateTable(
-        [len(covariate.categories) for covariate in covariates],
-        torch.from_numpy(combinations),
-        torch.from_numpy(weights.astype(np.float32)),
-        tuple(torch.from_numpy(covariate.members) for covariate in covariates),
+    return tabulate_values(
+        covariates, torch.from_numpy(combinations), torch.from_numpy(weights.astype(np.float32))
     )
+
+
+def tabulate_values(
+    covariates: Sequence[Covariate], combinations: torch.Tensor, weights: torch.Tensor
+) -> CovariateTable:
+    """Lay out some combinations (combination, covariate) of the values of covariates."""
+    groups = tuple(torch.as_tensor(c.members, device=combinations.device) for c in covariates)
+    return CovariateTable([len(c.categories) for c in covariates], combinations, weights, groups)
 
 
 def package_versions() -> dict[str, str]:

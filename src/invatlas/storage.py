@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, tabulate_values
 from invatlas.data.covariates import Schema
 from invatlas.errors import SettingsError, StorageError
 from invatlas.model.invae import Model
@@ -99,6 +99,7 @@ def load(path: str | Path) -> Atlas:
         median = float(card["median_library_size"])
         record = {name: card["record"][name] for name in RECORD}
         int(record["training"]["epochs"])
+        _check_adaptations(record["adapted"], schema)
         if shares.shape != (len(genes),) or not genes or not math.isfinite(median):
             raise ValueError("genes and their shares differ in length")
         with torch.device("meta"):
@@ -235,12 +236,20 @@ def read_card(folder: Path) -> dict[str, Any]:
 def _promised_table(schema: Schema, role: str, sizes: dict[str, int]) -> CovariateTable:
     covariates = getattr(schema, role)
     n = sizes[role]
-    return CovariateTable(
-        [len(covariate.categories) for covariate in covariates],
-        torch.empty(n, len(covariates), dtype=torch.int64),
-        torch.empty(n),
-        tuple(torch.empty(c.members.shape, dtype=torch.bool) for c in covariates),
-    )
+    codes = torch.empty(n, len(covariates), dtype=torch.int64)
+    return tabulate_values(covariates, codes, torch.empty(n))
+
+
+def _check_adaptations(steps: Any, schema: Schema) -> None:
+    """Each step must name values the schema ends with, the latest last."""
+    left = {c.name: list(c.categories) for c in schema.technical}
+    for step in reversed([dict(step) for step in steps]):
+        for name, values in dict(step["values"]).items():
+            if not values or left[name][-len(values) :] != list(values):
+                raise ValueError(f"adaptation names values of {name!r} that are not its last")
+            del left[name][-len(values) :]
+        if int(step["combinations"]) < 0:
+            raise ValueError("an adaptation took combinations away")
 
 
 def _read_tensors(
@@ -307,6 +316,9 @@ def _read_calibration(folder: Path, card: Any, settings: Settings) -> Calibratio
     except _DAMAGE as error:
         raise StorageError(f"{folder / CARD} is damaged: {error!r}.") from error
     tensors = _read_tensors(folder / CALIBRATION, promised, card.get("sha256"))
+    called = tensors["called"]
+    if not all(torch.isfinite(t).all() for t in tensors.values()) or (called < 0).any():
+        raise StorageError(f"{folder / CALIBRATION} is damaged: it holds impossible values.")
     return Calibration(temperature, gap, brier, whole_donors, **tensors)
 
 
@@ -321,6 +333,11 @@ def _check_tables(model: Model, schema: Schema, file: Path) -> None:
             raise StorageError(
                 f"{file} is damaged: a prior's table names values that do not exist."
             )
+        table = tabulate_values(covariates, codes, weights)
+        derived = type(prior)(table, 0, 0).state_dict()
+        for name, tensor in prior.state_dict().items():
+            if name.startswith(("admits_", "has_value")) and not torch.equal(tensor, derived[name]):
+                raise StorageError(f"{file} is damaged: {name} does not follow from its {CARD}.")
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise StorageError(

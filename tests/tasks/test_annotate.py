@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import invatlas as ia
 from invatlas.errors import CountsError, CovariateError, GeneError, SettingsError
+from invatlas.tasks.annotate import describe
 
 TYPES, DISEASES = 3, 2
 
@@ -197,3 +198,19 @@ def test_a_query_that_is_no_query_is_refused(atlas: ia.Atlas, bare: AnnData) -> 
         ia.annotate(atlas, foreign)
     with pytest.raises(SettingsError, match="coverage"):
         ia.prediction_sets(atlas, bare, coverage=1.0)
+
+
+def test_map_groups_what_is_flagged(
+    atlas: ia.Atlas, query: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange = ~known(atlas, query)
+    monkeypatch.setattr(
+        "invatlas.tasks.map.describe",
+        lambda *given: describe(*given).assign(novelty_flag=strange),
+    )
+    mapped = ia.map_cells(atlas, query, calling=ia.Calling())
+    assert mapped.states is not None and len(mapped.states.table)
+    grouped = mapped.cells.obs["novelty_group"].notna().to_numpy()
+    assert grouped.sum() == mapped.states.table["cells"].sum() > strange.sum() / 2
+    assert strange[grouped].all()
+    assert ia.map_cells(atlas, query).states is None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,21 +104,3 @@ def test_cells_that_do_not_belong_together_are_refused(case: Case) -> None:
         novel_states(adata, calls, z[:10])
     with pytest.raises(ia.InvatlasError, match="at least 3"):
         novel_states(adata, calls, z, smallest=1)
-
-
-def test_map_groups_what_it_flags(study: AnnData, fit: Callable[..., ia.Atlas]) -> None:
-    """A type the reference lacks makes a group that is nearly all of that type."""
-    from invatlas.tasks.annotate import Calling
-
-    kind = study.obs["cell_type"].astype(str).to_numpy()
-    atlas = fit(study[kind != "type_3"].copy(), epochs=40)
-    query = study.copy()
-    query.X = query.X.copy()
-    strange = kind == "type_3"
-    query.X[np.flatnonzero(strange)[:, None], np.arange(10)] = 60
-    mapped = ia.map_cells(atlas, query, calling=Calling(false_discovery_rate=0.2))
-    assert mapped.states is not None and len(mapped.states.table)
-    grouped = mapped.cells.obs["novelty_group"].notna().to_numpy()
-    assert grouped.sum() == mapped.states.table["cells"].sum()
-    assert strange[grouped].mean() > 0.8
-    assert ia.map_cells(atlas, query).states is None

@@ -70,7 +70,7 @@ def read_names(var: pd.DataFrame, column: str | None = None) -> list[str | None]
             f"var has no column {column!r} to take as gene_column; its columns are {columns}."
         )
     values = var[column].convert_dtypes()  # whole numbers beside missing ones stay whole
-    return [None if pd.isna(v) or not str(v).strip() else str(v) for v in values]
+    return [None if pd.isna(v) or not str(v).strip() else str(v).strip() for v in values]
 
 
 def translate(present: Sequence[str | None], genes: Sequence[str]) -> Translation:

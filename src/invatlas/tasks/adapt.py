@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, tabulate_values
 from invatlas.data.covariates import Covariate, Schema, text_values
 from invatlas.data.minibatch import Cells
 from invatlas.errors import CovariateError, DataError
@@ -127,7 +127,7 @@ def undo_adaptation(atlas: Atlas) -> Atlas:
     )
     prior = atlas.model.prior_spurious
     n = len(prior.combinations) - last["combinations"]
-    table = _table(technical, prior.combinations[:n].clone(), prior.weights[:n].clone())
+    table = tabulate_values(technical, prior.combinations[:n].clone(), prior.weights[:n].clone())
     with torch.random.fork_rng(devices=[]):
         model = _make_model(atlas, table)
     growth = Growth(_sizes(technical), _sizes(atlas.schema.technical))
@@ -159,13 +159,6 @@ def _sizes(covariates: Sequence[Covariate]) -> list[int]:
     return [len(covariate.categories) for covariate in covariates]
 
 
-def _table(
-    technical: Sequence[Covariate], combinations: torch.Tensor, weights: torch.Tensor
-) -> CovariateTable:
-    groups = tuple(torch.from_numpy(covariate.members) for covariate in technical)
-    return CovariateTable(_sizes(technical), combinations, weights, groups)
-
-
 def _extend_table(
     atlas: Atlas, technical: Sequence[Covariate], codes: np.ndarray
 ) -> CovariateTable:
@@ -185,7 +178,7 @@ def _extend_table(
         weights.append(np.full(len(filled), n / len(filled)))
     combinations, place = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
     weight = np.bincount(place.ravel(), np.concatenate(weights)) / atlas.record["cells"]
-    return _table(
+    return tabulate_values(
         technical,
         torch.cat([prior.combinations, torch.from_numpy(combinations)]),
         torch.cat([prior.weights, torch.from_numpy(weight.astype(np.float32))]),
@@ -194,8 +187,6 @@ def _extend_table(
 
 def _make_model(atlas: Atlas, technical: CovariateTable) -> Model:
     prior = atlas.model.prior_invariant
-    covariates = atlas.schema.biological
-    groups = tuple(torch.from_numpy(covariate.members) for covariate in covariates)
-    biological = CovariateTable(_sizes(covariates), prior.combinations, prior.weights, groups)
+    biological = tabulate_values(atlas.schema.biological, prior.combinations, prior.weights)
     median = atlas.model.encode.median_library_size.item()
     return Model(len(atlas.genes), biological, technical, median, atlas.settings)
