@@ -149,7 +149,7 @@ def map_query(
         float, typer.Option(help="Joint probability under which no call is made.")
     ] = 0.5,
     false_discovery_rate: Annotated[
-        float, typer.Option(help="Expected share of known cells among those flagged.")
+        float, typer.Option(help="Nominal share of known cells among those flagged.")
     ] = 0.05,
     adapt: Annotated[
         Path | None,

@@ -80,7 +80,7 @@ def annotate(
     abstain_below
         Joint probability under which no call is made.
     false_discovery_rate
-        Expected share of known cells among those flagged as new.
+        Nominal share of known cells among those flagged as new; see :func:`invatlas.novelty`.
     layer, gene_column, minimum_overlap
         As in :func:`invatlas.embed`.
 

@@ -55,7 +55,8 @@ def novelty(
     adata
         Raw counts (cell, gene); obs is never looked at.
     false_discovery_rate
-        Expected share of known cells among those flagged, between 0 and 1.
+        Nominal share of known cells among those flagged, between 0 and 1. It is no promise: donors
+        differ from the held-out ones, and known cells beside new ones look newer than they are.
     layer, gene_column, minimum_overlap
         As in :func:`invatlas.embed`.
 
