@@ -234,7 +234,7 @@ def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> 
                 f"best {trained['best_epoch']}, {trained['seconds']:.0f} s",
             ),
             ("held out", record["held_out"]),
-            ("calls", describe_calibration(loaded.calibration)),
+            ("calls", describe_calibration(loaded)),
             *[("warning", warning) for warning in record["warnings"]],
             ("created", record["created"]),
             ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),

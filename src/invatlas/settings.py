@@ -35,6 +35,9 @@ class Settings:
         Width and number of hidden layers in each network, and their dropout.
     input_dropout
         Share of the counted genes of a cell that the encoders are not shown while training.
+    depth_noise
+        Standard deviation of the natural logarithm of the factor by which the encoders are shown
+        a cell deeper or shallower than it was sequenced while training.
     interaction_rank
         Rank of the prior's interaction between covariates.
     technical_in_decoder
@@ -74,6 +77,7 @@ class Settings:
     layers: int = 2
     dropout: float = 0.1
     input_dropout: float = 0.3
+    depth_noise: float = 1.0
     interaction_rank: int = 4
     technical_in_decoder: bool = True
     divergence_weight: float = 0.1
@@ -139,6 +143,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "layers": (1, 100),
     "dropout": (0.0, 0.95),
     "input_dropout": (0.0, 0.95),
+    "depth_noise": (0.0, 10.0),
     "interaction_rank": (0, 1000),
     "divergence_weight": (0.0, _MOST),
     "classification_weight": (0.0, _MOST),

@@ -38,7 +38,7 @@ from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration
 
 FORMAT = "invatlas atlas"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MODEL, CARD, HISTORY = "model.safetensors", "atlas.json", "history.csv"
 CALIBRATION = "calibration.safetensors"
 RECORD = (
@@ -117,7 +117,7 @@ def load(path: str | Path) -> Atlas:
     _check_tables(model, schema, folder / MODEL)
     model.eval()
     history = _read_history(folder / HISTORY, record["training"]["epochs"])
-    calibration = _read_calibration(folder, card.get("calibration"), settings)
+    calibration = _read_calibration(folder, card.get("calibration"), model, settings)
     return Atlas(model, schema, genes, shares, settings, history, record, calibration)
 
 
@@ -293,17 +293,20 @@ def _write_calibration(calibration: Calibration | None, file: Path) -> dict[str,
     return {**plain, "cells": cells, "landmarks": landmarks, "sha256": _digest(file)}
 
 
-def _read_calibration(folder: Path, card: Any, settings: Settings) -> Calibration | None:
+def _read_calibration(
+    folder: Path, card: Any, model: Model, settings: Settings
+) -> Calibration | None:
     if card is None:
         return None
+    table = model.prior_invariant.combinations
     try:
         cells, landmarks = int(card["cells"]), int(card["landmarks"])
-        temperature, gap, brier = (
-            float(card[name]) for name in ("temperature", "expected_calibration_error", "brier")
-        )
+        gap, brier = (float(card[name]) for name in ("expected_calibration_error", "brier"))
         whole_donors = bool(card["whole_donors"])
         with torch.device("meta"):
             promised = {
+                "exponents": torch.empty(1 + table.shape[1]),
+                "called_share": torch.empty(len(table)),
                 "call_scores": torch.empty(cells),
                 "novelty_scores": torch.empty(cells),
                 "pooled_scores": torch.empty(cells),
@@ -311,15 +314,16 @@ def _read_calibration(folder: Path, card: Any, settings: Settings) -> Calibratio
                 "landmarks": torch.empty(landmarks, settings.invariant_latents),
                 "standard": torch.empty(2, 2),
             }
-        if not temperature > 0:
-            raise ValueError("the temperature is not positive")
     except _DAMAGE as error:
         raise StorageError(f"{folder / CARD} is damaged: {error!r}.") from error
     tensors = _read_tensors(folder / CALIBRATION, promised, card.get("sha256"))
-    called = tensors["called"]
-    if not all(torch.isfinite(t).all() for t in tensors.values()) or (called < 0).any():
+    positive = torch.cat([tensors["exponents"], tensors["called_share"]])
+    possible = (positive > 0).all() and (tensors["called"] >= 0).all()
+    if not (possible and all(torch.isfinite(t).all() for t in tensors.values())):
         raise StorageError(f"{folder / CALIBRATION} is damaged: it holds impossible values.")
-    return Calibration(temperature, gap, brier, whole_donors, **tensors)
+    return Calibration(
+        expected_calibration_error=gap, brier=brier, whole_donors=whole_donors, **tensors
+    )
 
 
 def _check_tables(model: Model, schema: Schema, file: Path) -> None:

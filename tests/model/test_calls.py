@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from invatlas.model.calls import call_log_probabilities, estimate_frequencies, reweigh
+from invatlas.model.calls import (
+    call_log_probabilities,
+    call_parts,
+    estimate_frequencies,
+    reweigh,
+    sharpen,
+)
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 
 WEIGHT = torch.tensor([0.6, 0.3, 0.1])
@@ -34,6 +40,18 @@ def test_a_temperature_flattens_calls_and_one_leaves_them(prior: ConditionalGaus
     torch.testing.assert_close(flat, torch.log_softmax(plain / 3, 1))
     assert (flat.argmax(1) == plain.argmax(1)).all()
     assert (flat.max(1).values <= plain.max(1).values + 1e-6).all()
+
+
+def test_parts_of_a_call_add_up_and_equal_exponents_are_a_temperature() -> None:
+    combinations = torch.tensor([[0, 0], [0, 1], [1, 0]])  # one pair was never met
+    log_p = torch.log_softmax(3 * torch.randn(20, 3), 1)
+    log_p[0] = torch.log_softmax(torch.tensor([900.0, 0.0, -900.0]), 0)
+    parts = call_parts(log_p, combinations)
+    torch.testing.assert_close(parts.sum(0).float(), log_p)
+    torch.testing.assert_close(parts[1, 1:, 0].exp().float(), log_p[1:, :2].exp().sum(1))
+    torch.testing.assert_close(parts[2, 1:, 1].exp().float(), log_p[1:, 1].exp())
+    same = sharpen(log_p, combinations, torch.full((3,), 0.4))
+    torch.testing.assert_close(same, torch.log_softmax(log_p / 2.5, 1))
 
 
 def test_other_frequencies_are_bayes_rule_with_another_prior(prior: ConditionalGaussians) -> None:

@@ -166,7 +166,7 @@ def make_query(cells: int = 3000, new: float = 0.06, seed: int = 0) -> dict[str,
             "version": "0.1.0",
             "created": "2025-11-22T21:40:12+00:00",
             "calibration": "Calls were calibrated on 722 held-out cells of donors nobody trained "
-            "on: temperature 1.30, expected calibration error 0.021, Brier score 0.203.",
+            "on: exponents 0.77 (cell_type); expected calibration error 0.021, Brier score 0.203.",
             "abstain_below": 0.5,
             "false_discovery_rate": 0.05,
             "covariates": ["cell_type", "condition"],

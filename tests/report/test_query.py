@@ -115,7 +115,7 @@ def test_outcomes_are_told_in_words(query: Maker) -> None:
     assert "22 November 2025, 21:40 UTC" in text
     assert "61 of 2,000 genes of the atlas are not in the query. They held 3.4 %" in text
     assert "MT-CO11.2 %" in text
-    assert "temperature 1.30" in text
+    assert "exponents 0.77 (cell_type)" in text
 
 
 def test_notes_come_before_results(query: Maker) -> None:

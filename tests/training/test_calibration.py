@@ -10,14 +10,17 @@ import torch
 from anndata import AnnData
 from sklearn.metrics import brier_score_loss
 from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
 from torch.distributions import Categorical
 
 import invatlas as ia
+from invatlas.model.calls import estimate_frequencies, reweigh, sharpen
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 from invatlas.training.calibration import (
     brier_score,
+    called_share,
     expected_calibration_error,
-    fit_temperature,
+    fit_exponents,
 )
 from invatlas.training.novelty import novelty_parts, pooled
 
@@ -33,7 +36,56 @@ def posteriors(n: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_the_temperature_that_spoilt_calls_is_found(temperature: float) -> None:
     log_p, truth = posteriors(20_000, temperature)
-    assert fit_temperature(log_p, truth) == pytest.approx(temperature, rel=0.05)
+    found = fit_exponents(log_p, torch.arange(4)[:, None], truth)
+    assert float(found[1]) == pytest.approx(1 / temperature, rel=0.05)
+
+
+PAIRS = torch.cartesian_prod(torch.arange(3), torch.arange(2))
+
+
+def pairs(n: int, share: torch.Tensor, first: float, second: float) -> tuple[Tensor, Tensor]:
+    """Log-posteriors over pairs too sure by a temperature each, and pairs in wanted shares."""
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.multinomial(share, n, replacement=True, generator=generator)
+    seen = [
+        2 * torch.eye(size)[PAIRS[truth, c]] + torch.randn(n, size, generator=generator)
+        for c, size in enumerate((3, 2))
+    ]  # of Gaussians a distance of 2 apart the log-likelihood is 2 times the place, up to constants
+    log_weight = torch.full((6,), 1 / 6).log()
+    logits = [2 * first * seen[0][:, PAIRS[:, 0]], 2 * second * seen[1][:, PAIRS[:, 1]]]
+    return torch.log_softmax(logits[0] + logits[1] + log_weight, 1), truth
+
+
+def test_each_covariate_has_an_exponent_of_its_own() -> None:
+    log_p, truth = pairs(20_000, torch.ones(6), 0.8, 6.0)
+    found = fit_exponents(log_p, PAIRS, truth)
+    assert found[1:].tolist() == pytest.approx([1 / 0.8, 1 / 6], rel=0.05)
+    honest = sharpen(log_p, PAIRS, found).exp()
+    assert expected_calibration_error(honest, truth) < 0.02
+    shared = torch.softmax(log_p * fit_exponents(log_p, torch.arange(6)[:, None], truth)[1], 1)
+    assert expected_calibration_error(shared, truth) > 0.04
+
+
+def test_flat_calls_do_not_send_a_query_to_the_rarest_combination() -> None:
+    share = torch.tensor([0.3, 0.3, 0.2, 0.17, 0.02, 0.01])
+    log_p, truth = pairs(5000, share, 1.0, 1.0)
+    log_p = torch.log_softmax((log_p + share.log()) / 5, 1)  # flatter than the truth by far
+    pi = called_share(log_p.exp(), truth, share)
+    found = estimate_frequencies(log_p, pi.log(), torch.ones(6, dtype=torch.bool)).exp()
+    assert (found - share).abs().max() < 0.1
+    naive = estimate_frequencies(log_p, share.log(), torch.ones(6, dtype=torch.bool)).exp()
+    assert (naive - share).abs().max() > 0.3  # what dividing by the reference's shares would do
+    called = reweigh(log_p, pi.log(), found.log()).argmax(1)
+    assert (called == truth).float().mean() >= (log_p.argmax(1) == truth).float().mean() - 0.01
+
+
+def test_the_share_called_is_that_of_the_reference_where_calls_are_right() -> None:
+    truth = torch.tensor([0, 0, 1])
+    weight = torch.tensor([0.5, 0.3, 0.2])
+    torch.testing.assert_close(called_share(torch.eye(3)[truth], truth, weight), weight)
+    half = torch.tensor([[0.5, 0.5, 0.0]] * 3)
+    expected = torch.tensor([0.5 * 2 / 3 + 0.3 / 4, 0.5 / 3 + 0.3 * 3 / 4, 0.2])
+    torch.testing.assert_close(called_share(half, truth, weight), expected)
 
 
 def test_honest_calls_have_little_calibration_error_and_sure_ones_much() -> None:

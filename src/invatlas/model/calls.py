@@ -1,8 +1,14 @@
 """What a cell may be, given its counts alone.
 
     p(d | x)     ~  p(d) E_q[p(z_I | d)],   q = q(z_I | x)
-    p_T(d | x)   ~  p(d | x)^(1 / T)                          calibrated (Guo et al. 2017, ICML)
-    p_w(d | x)   ~  p_T(d | x) w(d) / p(d)                    where labels have frequencies w
+    r(d | x)     =  p(d | x) / prod_c p(d_c | x)              what covariates say together only
+    p_a(d | x)   ~  r(d | x)^a_0 prod_c p(d_c | x)^a_c        calibrated by the exponents a
+    p_w(d | x)   ~  p_a(d | x) w(d) / pi(d)                   where labels have frequencies w
+
+An exponent is one over a temperature (Guo et al. 2017, ICML): 1 trusts the posterior, 0 ignores
+it. A single one cannot serve a cell type that is sure and a disease that is not. pi is the mean
+of p_a in the reference: a flattened posterior names rare combinations more often than they
+occur, so that w / p would favour them (Alexandari et al. 2020, ICML).
 
 The frequencies w of an unlabelled query maximise its likelihood by expectation and
 maximisation (Saerens et al. 2002, Neural Computation 14):  w(d) <- mean_x p_w(d | x).
@@ -11,7 +17,7 @@ maximisation (Saerens et al. 2002, Neural Computation 14):  w(d) <- mean_x p_w(d
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
@@ -26,6 +32,31 @@ def call_log_probabilities(
     """Log-posterior over combinations, with the label frequencies of the reference."""
     logits = prior.log_evidence(q) + prior.log_weight
     return torch.log_softmax(logits / temperature, 1)
+
+
+def call_parts(
+    log_probabilities: Float[Tensor, "cell combination"],
+    combinations: Int[Tensor, "combination covariate"],
+) -> Float[Tensor, "part cell combination"]:
+    """Log r(d | x), then log p(d_c | x) for each covariate c; they sum to log p(d | x)."""
+    p = log_probabilities.double().exp()
+    marginals = []
+    for codes in combinations.T:
+        of_values = p.new_zeros(len(p), int(codes.max()) + 1).index_add_(1, codes, p)
+        marginals.append(of_values.clamp_min(1e-300).log()[:, codes])
+    together = log_probabilities - torch.stack(marginals).sum(0)
+    return torch.stack([together, *marginals])
+
+
+def sharpen(
+    log_probabilities: Float[Tensor, "cell combination"],
+    combinations: Int[Tensor, "combination covariate"],
+    exponents: Float[Tensor, " part"],
+) -> Float[Tensor, "cell combination"]:
+    """Log p_a; the exponents are a_0, then a_c for each covariate c."""
+    parts = call_parts(log_probabilities, combinations)
+    logits = torch.einsum("pnd,p->nd", parts, exponents.double())
+    return torch.log_softmax(logits, 1).to(log_probabilities.dtype)
 
 
 def reweigh(

@@ -71,6 +71,7 @@ class Model(nn.Module):
             s.layers,
             s.dropout,
             s.input_dropout,
+            s.depth_noise,
             median_library_size,
         )
         prior = PRIORS[s.prior]

@@ -6,7 +6,9 @@
 
 An encoder sees counts and nothing else: no covariate ever enters it. While it trains it is
 shown each nonzero of u with probability 1 - input_dropout only, and has to denoise (Vincent
-et al. 2008, ICML).
+et al. 2008, ICML). It is also shown each cell as if sequenced at another depth: m x / l is
+multiplied by exp(depth_noise eps), eps ~ N(0, 1), one draw for each cell. Laboratories differ
+in depth first of all, and dividing by l does not undo it where most counts are 0 or 1.
 """
 
 from __future__ import annotations
@@ -100,11 +102,13 @@ class Encoder(nn.Module):
         layers: int,
         dropout: float,
         input_dropout: float,
+        depth_noise: float,
         median_library_size: float,
     ) -> None:
         super().__init__()
         self.register_buffer("median_library_size", torch.tensor(median_library_size))
         self.forget_genes = Dropout(input_dropout)
+        self.depth_noise = depth_noise
         self.hidden = hidden
         bound = 1 / math.sqrt(n_genes)
         self.first = nn.Parameter(
@@ -120,6 +124,8 @@ class Encoder(nn.Module):
     ) -> dict[str, DiagonalGaussian]:
         """Posterior of each set of latents of each cell, by the name of the set."""
         scale = self.median_library_size / library_size
+        if self.training and self.depth_noise:
+            scale = scale * (self.depth_noise * torch.randn_like(scale)).exp()
         u = torch.log1p(counts.values * scale.index_select(0, counts.cells))
         u = self.forget_genes(u)
         h = self.layers(sparse_linear(u, self.first, counts)).split(self.hidden, 1)

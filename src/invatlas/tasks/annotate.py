@@ -15,11 +15,11 @@ from crepes import ConformalClassifier
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import Covariate, text_values
 from invatlas.errors import CovariateError, SettingsError
-from invatlas.model.calls import estimate_frequencies, reweigh
+from invatlas.model.calls import estimate_frequencies, reweigh, sharpen
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
 from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, check_rate, judge
-from invatlas.training.posterior import call_cells, encode_cells
+from invatlas.training.posterior import CHUNK, call_cells, encode_cells
 
 LABEL_PRIORS = ("reference", "uniform", "query")
 ABSTAIN_BELOW = 0.5
@@ -63,8 +63,9 @@ def annotate(
     """Call the biology of cells the atlas may never have met, from their counts alone.
 
     p(d | x) is proportional to p(d) E_q[p(z_I | d)] over every combination d of biological
-    values (Aliee et al. 2023, arXiv 2307.00558), divided by a temperature that held-out cells
-    chose (Guo et al. 2017, ICML). A covariate's probability is the sum over the others.
+    values (Aliee et al. 2023, arXiv 2307.00558), flattened by an exponent for each covariate
+    that held-out cells chose (after Guo et al. 2017, ICML; see ``invatlas.model.calls``). A
+    covariate's probability is the sum over the others.
 
     Parameters
     ----------
@@ -162,16 +163,19 @@ def log_probabilities(
     atlas: Atlas, q: DiagonalGaussian, allowed: torch.Tensor, label_prior: str
 ) -> torch.Tensor:
     """Calibrated log-posterior (cell, combination) under the wanted label frequencies."""
-    prior = atlas.model.prior_invariant()
-    temperature = atlas.calibration.temperature if atlas.calibration else 1.0
-    log_p = call_cells(q, prior, temperature)
+    prior, known = atlas.model.prior_invariant(), atlas.calibration
+    log_p, log_share = call_cells(q, prior), prior.log_weight
+    if known:
+        combinations = atlas.model.prior_invariant.combinations
+        pieces = [sharpen(some, combinations, known.exponents) for some in log_p.split(CHUNK)]
+        log_p, log_share = torch.cat(pieces), known.called_share.log()
     if label_prior == "query":
-        weight = estimate_frequencies(log_p, prior.log_weight, allowed)
+        log_weight = estimate_frequencies(log_p, log_share, allowed)
     elif label_prior == "uniform":
-        weight = torch.zeros_like(prior.log_weight)
+        log_weight = torch.zeros_like(log_share)
     else:
-        weight = prior.log_weight
-    return reweigh(log_p, prior.log_weight, weight.masked_fill(~allowed, -torch.inf))
+        log_weight = log_share
+    return reweigh(log_p, log_share, log_weight.masked_fill(~allowed, -torch.inf))
 
 
 def describe(atlas: Atlas, q: DiagonalGaussian, calling: Calling) -> pd.DataFrame:

@@ -13,7 +13,8 @@ from invatlas.atlas import Atlas
 from invatlas.data.covariates import MISSING, Covariate
 from invatlas.tasks.annotate import Calling
 from invatlas.tasks.map import Mapped
-from invatlas.training.calibration import Calibration
+
+POOR_CALIBRATION = 0.1  # expected calibration error
 
 
 def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -> dict[str, Any]:
@@ -42,7 +43,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
         "cells": len(obs),
         "genes": len(atlas.genes),
         "held_out": atlas.record["held_out"],
-        "calibration": describe_calibration(atlas.calibration),
+        "calibration": describe_calibration(atlas),
         "biological": {c.name: _count(c, obs) for c in atlas.schema.biological},
         "technical": {c.name: _count(c, obs) for c in atlas.schema.technical},
         "missing": {c.name: int((c.encode(obs) == MISSING).sum()) for c in atlas.schema.covariates},
@@ -80,7 +81,7 @@ def summarise_query(
         "atlas": name,
         "version": version("invatlas"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "calibration": describe_calibration(atlas.calibration),
+        "calibration": describe_calibration(atlas),
         "abstain_below": calling.abstain_below,
         "false_discovery_rate": calling.false_discovery_rate,
         "covariates": [c.name for c in atlas.schema.biological],
@@ -88,15 +89,23 @@ def summarise_query(
     }
 
 
-def describe_calibration(calibration: Calibration | None) -> str:
+def describe_calibration(atlas: Atlas) -> str:
     """Say on whom the probabilities of calls were calibrated, and how well that went."""
-    if calibration is None:
+    known = atlas.calibration
+    if known is None:
         return "Not calibrated: fewer than 20 labelled cells were held out."
-    whom = "of donors nobody trained on" if calibration.whole_donors else "drawn at random"
+    whom = "of donors nobody trained on" if known.whole_donors else "drawn at random"
+    together, *own = known.exponents.tolist()
+    names = [covariate.name for covariate in atlas.schema.biological]
+    parts = [f"{value:.2f} ({name})" for name, value in zip(names, own, strict=True)]
+    if len(names) > 1:
+        parts.append(f"{together:.2f} (together)")
+    poor = known.expected_calibration_error > POOR_CALIBRATION
+    doubt = " Calls of new donors are poorly calibrated: trust their order, not their size."
     return (
-        f"Calls were calibrated on {len(calibration.called):,} held-out cells {whom}: temperature "
-        f"{calibration.temperature:.2f}, expected calibration error "
-        f"{calibration.expected_calibration_error:.3f}, Brier score {calibration.brier:.3f}."
+        f"Calls were calibrated on {len(known.called):,} held-out cells {whom}: exponents "
+        f"{', '.join(parts)}; expected calibration error {known.expected_calibration_error:.3f}, "
+        f"Brier score {known.brier:.3f}.{doubt if poor else ''}"
     )
 
 

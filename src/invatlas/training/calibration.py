@@ -1,11 +1,12 @@
 """What held-out cells say of how far calls can be trusted.
 
-    T           minimises  - mean log p_T(d | x)  over held-out cells     (see model/calls.py)
-    a(x, d)     1 - p_T(d | x), how badly combination d fits a cell        (Sadinle et al.
+    a           minimises  - mean log p_a(d | x)  over held-out cells     (see model/calls.py)
+    pi(d')      sum_d p(d) mean p_a(d' | x) over held-out cells of d, one cell called rightly added
+    s(x, d)     1 - p_a(d | x), how badly combination d fits a cell        (Sadinle et al.
                 2019, JASA 114)
     n(x)        how new a cell is                                     (see novelty.py)
 
-The scores a of the true combination and n of held-out cells are kept. A later cell is judged
+The scores s of the true combination and n of held-out cells are kept. A later cell is judged
 by its rank among them (Vovk et al. 2005, Algorithmic Learning in a Random World).
 
 Calls of a new donor are to be trusted, so the cells must be of donors nobody trained on. Where
@@ -21,10 +22,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from torch import Tensor
 
 from invatlas.data.minibatch import Cells
+from invatlas.model.calls import call_parts, sharpen
 from invatlas.model.invae import Model
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 from invatlas.training.novelty import LANDMARKS, novelty_parts, pooled, standardised_sum
@@ -32,7 +34,7 @@ from invatlas.training.posterior import call_cells, encode_cells
 from invatlas.training.split import Split
 
 FEWEST_CELLS = 20
-LOG_TEMPERATURES = (-1.0, 3.0)
+EXPONENTS = (1e-3, 3.0)  # more than 0, so that the likeliest combination stays the likeliest
 BINS = 15
 
 
@@ -42,14 +44,16 @@ class Calibration:
 
     Attributes
     ----------
-    temperature
-        T, dividing the log-posterior of every call.
+    exponents
+        a_0, then a_c of each biological covariate c, shape (part,).
+    called_share
+        pi(d), how often p_a names each combination in the reference, shape (combination,).
     expected_calibration_error, brier
-        Of the joint calls of these cells, each judged by a temperature the other half gave.
+        Of the joint calls of these cells, each judged by exponents the other half gave.
     whole_donors
         Whether the cells are of donors that training never met.
     call_scores
-        a of the true combination, shape (cell,).
+        s of the true combination, shape (cell,).
     novelty_scores, pooled_scores
         n of each cell alone, and pooled over its neighbours, shape (cell,).
     called
@@ -60,7 +64,8 @@ class Calibration:
         Means (first row) and spreads of D and H, shape (2, 2).
     """
 
-    temperature: float
+    exponents: Float[Tensor, " part"]
+    called_share: Float[Tensor, " combination"]
     expected_calibration_error: float
     brier: float
     whole_donors: bool
@@ -139,15 +144,17 @@ def _measure(
         return None
     q = encode_cells(model, cells.source, rows)["invariant"]
     log_p = call_cells(q, prior)
-    temperature = fit_temperature(log_p, truth)
-    p = torch.softmax(log_p / temperature, 1)
-    crossed = _cross_fitted(log_p, truth)
+    combinations = model.prior_invariant.combinations
+    exponents = fit_exponents(log_p, combinations, truth)
+    p = sharpen(log_p, combinations, exponents).exp()
+    crossed = _cross_fitted(log_p, combinations, truth)
     parts = novelty_parts(q, prior, landmarks)
     if standard is None:
         standard = torch.stack([parts.mean(0), parts.std(0).clamp_min(1e-6)])
     scores = standardised_sum(parts, standard)
     return Calibration(
-        temperature,
+        exponents,
+        called_share(p, truth, prior.log_weight.softmax(0)),
         expected_calibration_error(crossed, truth),
         brier_score(crossed, truth),
         whole_donors,
@@ -160,14 +167,37 @@ def _measure(
     )
 
 
-def fit_temperature(log_p: Float[Tensor, "cell combination"], truth: Int[Tensor, " cell"]) -> float:
-    """T that makes the true combinations of some cells likeliest (Guo et al. 2017, ICML)."""
+def fit_exponents(
+    log_p: Float[Tensor, "cell combination"],
+    combinations: Int[Tensor, "combination covariate"],
+    truth: Int[Tensor, " cell"],
+) -> Float[Tensor, " part"]:
+    """Exponents that make the true combinations of some cells likeliest, a convex problem."""
+    parts = call_parts(log_p, combinations)
+    position = truth.expand(len(parts), 1, -1).transpose(1, 2)
+    of_truth = parts.gather(2, position)[:, :, 0].mean(1)
 
-    def loss(log_temperature: float) -> float:
-        scaled = torch.log_softmax(log_p.double() / np.exp(log_temperature), 1)
-        return -float(scaled.gather(1, truth[:, None]).mean())
+    def loss(exponents: np.ndarray) -> tuple[float, np.ndarray]:
+        """Mean of -log p_a of the truth, and its gradient."""
+        a = torch.from_numpy(exponents)
+        logits = torch.einsum("pnd,p->nd", parts, a)
+        mean_parts = torch.einsum("pnd,nd->p", parts, torch.softmax(logits, 1)) / len(truth)
+        value = torch.logsumexp(logits, 1).mean() - a @ of_truth
+        return float(value), (mean_parts - of_truth).numpy()
 
-    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
+    bounds = [EXPONENTS] * len(parts)
+    found = minimize(loss, np.ones(len(parts)), jac=True, method="L-BFGS-B", bounds=bounds)
+    return torch.from_numpy(found.x).float()
+
+
+def called_share(
+    p: Float[Tensor, "cell combination"],
+    truth: Int[Tensor, " cell"],
+    weight: Float[Tensor, " combination"],
+) -> Float[Tensor, " combination"]:
+    """Pi: how often each combination is named where the true ones occur as in the reference."""
+    named = torch.eye(p.shape[1], dtype=p.dtype).index_add_(0, truth, p)
+    return weight @ (named / named.sum(1, keepdim=True))
 
 
 def expected_calibration_error(
@@ -187,10 +217,10 @@ def brier_score(p: Float[Tensor, "cell combination"], truth: Int[Tensor, " cell"
     return float((p.square().sum(1) - 2 * of_truth + 1).mean())
 
 
-def _cross_fitted(log_p: Tensor, truth: Tensor) -> Tensor:
-    """Posteriors of each half of the cells, by the temperature of the other half."""
+def _cross_fitted(log_p: Tensor, combinations: Tensor, truth: Tensor) -> Tensor:
+    """Posteriors of each half of the cells, by the exponents of the other half."""
     p = torch.empty_like(log_p)
     for half in (0, 1):
-        temperature = fit_temperature(log_p[1 - half :: 2], truth[1 - half :: 2])
-        p[half::2] = torch.softmax(log_p[half::2] / temperature, 1)
+        found = fit_exponents(log_p[1 - half :: 2], combinations, truth[1 - half :: 2])
+        p[half::2] = sharpen(log_p[half::2], combinations, found).exp()
     return p

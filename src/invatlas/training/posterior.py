@@ -38,7 +38,7 @@ def encode_cells(
 
 @torch.inference_mode()
 def call_cells(
-    q: DiagonalGaussian, prior: ConditionalGaussians, temperature: float = 1.0
+    q: DiagonalGaussian, prior: ConditionalGaussians
 ) -> Float[Tensor, "cell combination"]:
     """Log-posterior over combinations of many cells, a chunk at a time."""
-    return torch.cat([call_log_probabilities(some, prior, temperature) for some in q.split(CHUNK)])
+    return torch.cat([call_log_probabilities(some, prior) for some in q.split(CHUNK)])
