@@ -16,7 +16,14 @@ from anndata import AnnData
 import invatlas as ia
 import invatlas.atlas
 from invatlas.data import genes
-from invatlas.errors import CountsError, CovariateError, DataError, GeneError, SettingsError
+from invatlas.errors import (
+    ConfoundingError,
+    CountsError,
+    CovariateError,
+    DataError,
+    GeneError,
+    SettingsError,
+)
 
 Fit = Callable[..., ia.Atlas]
 
@@ -309,3 +316,16 @@ def test_the_record_says_what_was_used(atlas: ia.Atlas) -> None:
     assert atlas.gene_shares.sum() == pytest.approx(1.0)
     planned = atlas.record["training"]["planned"]
     assert planned == {"epochs": 3, "minibatch_size": 128}
+
+
+def test_strict_refuses_before_training_and_alarms_are_kept(study: AnnData, fit: Fit) -> None:
+    study.obs["run"] = study.obs["disease"].astype(str) + " run"
+    columns = {"biological": ["cell_type", "disease"], "technical": ["donor", "run"]}
+    with pytest.raises(ConfoundingError, match="What disease=disease_1 does cannot be told from"):
+        ia.fit(study, **columns, strict=True, settings=ia.Settings(epochs=10**6))
+    atlas = fit(study, **columns, epochs=1)
+    assert [row["kind"] for row in atlas.record["confounding"]] == ["full", "nested"]
+    assert atlas.record["warnings"][0] == atlas.record["confounding"][0]["sentence"]
+    rows = ia.summarise(atlas, study.obs)["confounding"]
+    assert [row["alarm"] for row in rows] == [True, False]
+    ia.fit(study, ["disease"], ["donor"], strict=True, settings=atlas.settings)

@@ -456,3 +456,30 @@ def test_map_adapts_to_nothing_new_with_an_error(fitted: Path, cells: Path, tmp_
     asked = ("map", fitted, cells, "--output", tmp_path / "mapped.h5ad")
     assert "nothing to adapt to" in refuse(*asked, "--adapt", tmp_path / "adapted")
     assert not list(tmp_path.iterdir())
+
+
+def test_confounding_is_told_before_training_kept_and_refused_if_strict(
+    cells: Path, tmp_path: Path
+) -> None:
+    study = ad.read_h5ad(cells)
+    study.obs["[run]"] = study.obs["disease"].astype(str) + " run"
+    study.write_h5ad(tmp_path / "study.h5ad")
+    output, columns = tmp_path / "atlas", (*COLUMNS, "--technical", "[run]")
+    arguments = ("fit", tmp_path / "study.h5ad", *columns, "-o", output, *QUICK)
+    said = refuse(*arguments, "--strict")
+    assert "The design is confounded. What disease=disease_1 does cannot be told from" in said
+    assert not output.exists() and [f.name for f in tmp_path.iterdir()] == ["study.h5ad"]
+    said = call(*arguments)
+    assert said.index("disease and [run]") < said.index("Laying cells out")
+    assert "confounded" in said and "note: nested" in said
+    kinds = [
+        row["kind"]
+        for row in json.loads((output / "atlas.json").read_text())["record"]["confounding"]
+    ]
+    assert kinds == ["full", "nested"]
+    said = call("info", output)
+    assert "confounded disease and [run]" in said and "note: nested disease and donor" in said
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "What this study cannot tell" in page
+    assert page.count("What disease=disease_1 does cannot be told") >= 2, "a warning and a row"
+    call("fit", cells, *COLUMNS, "-o", tmp_path / "sound", *QUICK, "--strict")

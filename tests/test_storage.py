@@ -496,6 +496,27 @@ def test_adaptations_that_cannot_be_are_refused(folder: Path, adapted: object) -
         ia.load(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "odd"},
+        {"matches": []},
+        {"matches": [{"values": ["a"]}]},
+        {"matches": None},
+        {"sentence": None},
+    ],
+)
+def test_findings_that_cannot_be_are_refused(folder: Path, change: dict[str, object]) -> None:
+    edit_card(folder, lambda card: card["record"]["confounding"][0].update(change))
+    with pytest.raises(StorageError, match=r"atlas\.json is damaged"):
+        ia.load(folder)
+
+
+def test_an_atlas_from_before_confounding_was_looked_for_loads(folder: Path) -> None:
+    edit_card(folder, lambda card: card["record"].pop("confounding"))
+    assert ia.load(folder).record["confounding"] == []
+
+
 @pytest.mark.parametrize("name", ["prior_invariant.admits_0", "prior_spurious.has_value"])
 def test_tables_that_do_not_follow_from_the_card_are_refused(folder: Path, name: str) -> None:
     weights = load_file(folder / "model.safetensors")

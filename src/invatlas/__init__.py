@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from invatlas.atlas import Atlas, fit
+    from invatlas.data.confounding import confounding
     from invatlas.data.simulate import simulate
     from invatlas.errors import InvatlasError
     from invatlas.report.page import write_report
@@ -34,6 +35,7 @@ _PLACES = {
     "Settings": "settings",
     "adapt": "tasks.adapt",
     "annotate": "tasks.annotate",
+    "confounding": "data.confounding",
     "embed": "tasks.embed",
     "fit": "atlas",
     "load": "storage",
@@ -57,6 +59,7 @@ __all__ = [
     "Settings",
     "adapt",
     "annotate",
+    "confounding",
     "embed",
     "fit",
     "load",

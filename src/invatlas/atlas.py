@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
+from invatlas.data.confounding import find_confounding, refuse_confounding
 from invatlas.data.counts import CountSource
 from invatlas.data.covariates import Covariate, Hierarchy, Schema, combine, describe_unmet
 from invatlas.data.genes import select_genes
@@ -52,7 +53,7 @@ class Atlas:
         of the objective for training (``train_``) and held-out (``held_out_``) cells.
     record
         What else is worth knowing, in plain values: layer, cells, training, adaptations,
-        versions, warnings.
+        versions, warnings, confounding.
     calibration
         How far calls can be trusted, from held-out cells; None where there were too few.
     """
@@ -77,6 +78,7 @@ def fit(
     genes: Sequence[str] | None = None,
     settings: Settings | None = None,
     progress: bool = False,
+    strict: bool = False,
 ) -> Atlas:
     """Fit an atlas to raw counts and obs columns.
 
@@ -102,6 +104,10 @@ def fit(
         Everything else; see :class:`Settings`.
     progress
         Whether to show a progress bar with the time left.
+    strict
+        Whether to refuse data in which a biological and a technical value occur only together,
+        or nearly; without it ``record["confounding"]`` and the warnings say so. See
+        :func:`invatlas.confounding`.
 
     Returns
     -------
@@ -112,7 +118,7 @@ def fit(
     ------
     DataError
         If counts, covariates or genes are unusable (`CountsError`, `CovariateError`,
-        `GeneError`).
+        `GeneError`), or confounded where that is not wanted (`ConfoundingError`).
     TrainingError
         If the objective stops being finite.
     """
@@ -122,6 +128,9 @@ def fit(
         raise DataError(f"The data have {adata.n_obs} cells; a fit needs at least {MINIMUM_CELLS}.")
     schema = Schema.learn(adata.obs, biological, technical, hierarchy)
     biological_codes, technical_codes = schema.encode(adata.obs)
+    confounded = find_confounding(schema, biological_codes, technical_codes)
+    if strict:
+        refuse_confounding(confounded)
     names = _choose_genes(adata, genes, layer, technical_codes, settings)
     source = CountSource.from_anndata(adata, names, layer)
     if not source.matrix.nnz:
@@ -144,7 +153,9 @@ def fit(
         "cells": adata.n_obs,
         "held_out": _describe_split(split, schema, cells),
         "training": _training_record(training, job.plan(split), time.perf_counter() - start),
+        "confounding": [finding.to_json() for finding in confounded],
         "warnings": [
+            *[finding.sentence for finding in confounded if finding.alarm],
             *_warnings(adata, cells, schema),
             *describe_unmet(hierarchy or {}, adata.obs),
         ],

@@ -49,6 +49,7 @@ screen = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts; X by default.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+MOST_FINDINGS = 12
 RUN_KEYS = ("biological", "technical", "hierarchy", "layer", "genes_file", "gene_names")
 
 
@@ -88,6 +89,9 @@ def fit(
         list[str] | None, typer.Option("--set", help="Any other setting, as name=value.")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a study whose covariates are confounded.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Fit an atlas to raw counts and write it, with its latents and a report."""
@@ -114,7 +118,8 @@ def fit(
 
         check_target(output.resolve())
         adata = read_cells(cells)
-        atlas = _fit(adata, run, settings, threads)
+        _say_what_is_confounded(adata, run)
+        atlas = _fit(adata, run, settings, threads, strict)
         _write_fit(atlas, adata, output, cells.stem)
         trained = atlas.record["training"]
         screen.print(
@@ -214,6 +219,7 @@ def map_query(
 def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> None:
     """Say what an atlas holds."""
     with explained():
+        from invatlas.data.confounding import VERDICTS
         from invatlas.storage import load
         from invatlas.tasks.summary import describe_calibration
 
@@ -235,12 +241,16 @@ def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> 
             ),
             ("held out", record["held_out"]),
             ("calls", describe_calibration(loaded)),
+            *[
+                (VERDICTS[row["kind"]], f"{row['biological']} and {row['beside']}")
+                for row in record["confounding"]
+            ],
             *[("warning", warning) for warning in record["warnings"]],
             ("created", record["created"]),
             ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
         ]
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         Console(highlight=False).print(table)
 
 
@@ -290,7 +300,9 @@ def explained() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _fit(adata: AnnData, run: dict[str, Any], settings: Settings, threads: int | None) -> Atlas:
+def _fit(
+    adata: AnnData, run: dict[str, Any], settings: Settings, threads: int | None, strict: bool
+) -> Atlas:
     import torch
 
     from invatlas.atlas import fit as fit_atlas
@@ -306,7 +318,27 @@ def _fit(adata: AnnData, run: dict[str, Any], settings: Settings, threads: int |
         genes=read_genes(run["genes_file"]) if "genes_file" in run else run.get("gene_names"),
         settings=settings,
         progress=True,
+        strict=strict,
     )
+
+
+def _say_what_is_confounded(adata: AnnData, run: dict[str, Any]) -> None:
+    from invatlas.data.confounding import VERDICTS, check_design
+
+    findings = check_design(
+        adata.obs, run.get("biological", []), run.get("technical", []), run.get("hierarchy")
+    )
+    if not findings:
+        return
+    table = Table("columns", "verdict", "what cannot be told", box=None, padding=(0, 2, 0, 0))
+    for finding in findings[:MOST_FINDINGS]:
+        colour = "yellow" if finding.alarm else "dim"
+        columns = f"{finding.biological} and {finding.beside}"
+        verdict = f"[{colour}]{VERDICTS[finding.kind]}[/]"
+        table.add_row(escape(columns), verdict, escape(finding.sentence))
+    screen.print(table, soft_wrap=False)
+    if (left := len(findings) - MOST_FINDINGS) > 0:
+        _say(f"And {left} more, in the report.")
 
 
 def _write_fit(atlas: Atlas, adata: AnnData, output: Path, title: str) -> None:

@@ -4,6 +4,7 @@
     ├── DataError            the counts or the obs columns cannot be used
     │   ├── CountsError      negative, fractional, missing or empty counts
     │   ├── CovariateError   a column is absent, constant or unusable
+    │   │   └── ConfoundingError   values occur only together, and strict was asked for
     │   └── GeneError        genes are absent, duplicated or too few in common
     ├── SettingsError        a setting is unknown or out of range
     ├── TrainingError        the objective stopped being a finite number
@@ -29,6 +30,10 @@ class CountsError(DataError):
 
 class CovariateError(DataError):
     """An obs column named as a covariate is absent or unusable."""
+
+
+class ConfoundingError(CovariateError):
+    """A biological and a technical value occur only together, or nearly."""
 
 
 class GeneError(DataError):

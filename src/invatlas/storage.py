@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from invatlas.atlas import Atlas, tabulate_values
+from invatlas.data.confounding import Finding
 from invatlas.data.covariates import Schema
 from invatlas.errors import SettingsError, StorageError
 from invatlas.model.invae import Model
@@ -100,6 +101,8 @@ def load(path: str | Path) -> Atlas:
         record = {name: card["record"][name] for name in RECORD}
         int(record["training"]["epochs"])
         _check_adaptations(record["adapted"], schema)
+        findings = card["record"].get("confounding", [])  # absent before it was looked for
+        record["confounding"] = [Finding.from_json(finding).to_json() for finding in findings]
         if shares.shape != (len(genes),) or not genes or not math.isfinite(median):
             raise ValueError("genes and their shares differ in length")
         with torch.device("meta"):

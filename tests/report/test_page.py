@@ -110,6 +110,16 @@ def test_warnings_are_shown_only_if_there_are_any(report: Maker) -> None:
     assert html.index("are confounded") < html.index("Maps of the latents")
 
 
+def test_what_cannot_be_told_is_a_table_only_if_there_is_any(report: Maker) -> None:
+    assert "What this study cannot tell" not in render_report(**report())
+    row = {"kind": "full", "alarm": True, "biological": "condition", "beside": MISCHIEF}
+    row |= {"values": "a with b", "cells": 3519, "explained": 1.0, "sentence": HOSTILE}
+    html = render_report(**report(confounding=[row]))
+    assert "What this study cannot tell" in html and 'data-file="confounding"' in html
+    assert "3,519" in html and "confounded" in html and "100.0 %" in html
+    assert "<script>window" not in html and "<img" not in html
+
+
 def test_missing_values_are_counted_and_coded(report: Maker) -> None:
     parts = report()
     missing = int(parts["latents"].obs["cell_type"].isna().sum())

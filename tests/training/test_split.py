@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from invatlas.training.split import Split, split_cells
+from invatlas.training.split import Split, split_cells, split_donors
 
 
 def split(
@@ -60,6 +60,15 @@ def test_cells_without_a_donor_stay_in_training(generator: np.random.Generator) 
     found = split(codes(generator, 2000, 3), donor[:, None])
     assert found.covariate == 0
     assert (donor[found.held_out] >= 0).all()
+
+
+def test_the_donors_spared_have_every_disease_where_they_can() -> None:
+    donor = np.repeat(np.arange(9), 100)
+    disease = donor % 3
+    for seed in range(10):
+        found = split_donors(disease[:, None], donor[:, None], 0.25, np.random.default_rng(seed))
+        assert found is not None
+        assert len(found.held_out) == 300 and set(disease[found.held_out]) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("cells", "share"), [(30, 0.1), (199, 0.05), (1000, 0.0)])

@@ -10,8 +10,10 @@ import pandas as pd
 from anndata import AnnData
 from markupsafe import Markup
 
+from invatlas.data.confounding import VERDICTS
 from invatlas.report.packing import Colouring, pack_maps
 from invatlas.report.plots import LAYOUTS, horizontal_bars, line_chart
+from invatlas.report.table import Table, tabulate_frame
 from invatlas.report.template import render_page, write_page
 
 
@@ -56,7 +58,8 @@ def render_report(
         `title`, `version`, `created` (ISO 8601), `cells`, `genes`, `held_out` and
         `calibration` (sentences),
         `biological` and `technical` (column to category to number of cells), `missing` (column
-        to number of cells without a value), `training` (`epochs`, `best_epoch`, `seconds`,
+        to number of cells without a value), `confounding` (optional; rows as of
+        `invatlas.confounding`), `training` (`epochs`, `best_epoch`, `seconds`,
         `cells_per_second`, `stopped`), `settings`, `versions`.
     latents
         obs with the covariates, obsm `X_invariant` (cell, latent), `X_spurious` (cell, latent;
@@ -80,10 +83,38 @@ def render_report(
             for name in LAYOUTS
             if f"X_{name}" in latents.obsm
         },
+        confounding=tabulate_confounding(summary.get("confounding", [])),
         overview=draw_overview(summary),
         curves=draw_curves(history, summary["training"].get("best_epoch")),
         maps=pack_maps(latents, list_colourings(latents, summary)),
     )
+
+
+def tabulate_confounding(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Tabulate what a study cannot tell because values occur only together.
+
+    Parameters
+    ----------
+    rows
+        `confounding` of the summary in `render_report`.
+
+    Returns
+    -------
+    Table or None
+        None where there is nothing to tell.
+    """
+    if not rows:
+        return None
+    frame = pd.DataFrame(
+        {
+            "columns": [f"{row['biological']} and {row['beside']}" for row in rows],
+            "verdict": [VERDICTS[row["kind"]] for row in rows],
+            "what cannot be told": [row["sentence"] for row in rows],
+            "cells": [row["cells"] for row in rows],
+            "share explained": [float(row["explained"]) for row in rows],
+        }
+    )
+    return tabulate_frame(frame, "confounding")
 
 
 def draw_overview(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

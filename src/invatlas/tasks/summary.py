@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from invatlas.atlas import Atlas
+from invatlas.data.confounding import Finding, tell_finding
 from invatlas.data.covariates import MISSING, Covariate
 from invatlas.tasks.annotate import Calling
 from invatlas.tasks.map import Mapped
@@ -32,8 +33,8 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
     Returns
     -------
     Plain values: title, version, created, cells, genes, held_out and calibration (sentences),
-    biological and technical (column to category to cells), missing (column to cells), training,
-    settings, versions.
+    biological and technical (column to category to cells), missing (column to cells),
+    confounding (rows as of :func:`invatlas.confounding`), training, settings, versions.
     """
     versions = dict(atlas.record["versions"])
     return {
@@ -47,6 +48,9 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
         "biological": {c.name: _count(c, obs) for c in atlas.schema.biological},
         "technical": {c.name: _count(c, obs) for c in atlas.schema.technical},
         "missing": {c.name: int((c.encode(obs) == MISSING).sum()) for c in atlas.schema.covariates},
+        "confounding": [
+            tell_finding(Finding.from_json(finding)) for finding in atlas.record["confounding"]
+        ],
         "training": dict(atlas.record["training"]),
         "settings": asdict(atlas.settings),
         "versions": versions,

@@ -77,15 +77,30 @@ def _count_values(technical: np.ndarray) -> list[int]:
 def _held_out_values(
     biological: np.ndarray, codes: np.ndarray, n_held: int, generator: np.random.Generator
 ) -> np.ndarray:
-    held = np.zeros(len(codes), dtype=bool)
-    needed = [set(np.unique(column[column >= 0])) for column in biological.T]
-    for value in generator.permutation(np.unique(codes[codes >= 0])):
-        candidate = held | (codes == value)
-        if candidate.sum() > 1.5 * n_held:
-            continue
-        kept = [set(np.unique(column[~candidate])) for column in biological.T]
-        if all(need <= keep for need, keep in zip(needed, kept, strict=True)):
-            held = candidate
-        if held.sum() >= n_held:
+    """Mask (cell,) of the donors held out, about ``n_held`` cells.
+
+    In random order, but first those that bring biological values no donor held out has.
+    """
+    cells = np.bincount(codes[codes >= 0])
+    has = np.concatenate([_occurrence(codes, column) for column in biological.T], axis=1)
+    needed, held = has.any(0), np.zeros(len(cells), dtype=bool)
+    waiting = [int(donor) for donor in generator.permutation(np.flatnonzero(cells))]
+    while waiting:
+        brought = (has[waiting] & ~has[held].any(0)).sum(1)
+        if cells[held].sum() >= n_held and not brought.any():
             break
-    return held
+        donor = waiting.pop(int(np.argmax(brought)))
+        candidate = held.copy()
+        candidate[donor] = True
+        few = cells[candidate].sum() <= 1.5 * n_held
+        if few and (has[(cells > 0) & ~candidate].any(0) == needed).all():
+            held = candidate
+    return np.asarray((codes >= 0) & held[codes])
+
+
+def _occurrence(codes: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Which values of a column each donor has, shape (donor, value)."""
+    known = (codes >= 0) & (column >= 0)
+    found = np.zeros((codes.max() + 1, max(0, column.max()) + 1), dtype=bool)
+    found[codes[known], column[known]] = True
+    return found

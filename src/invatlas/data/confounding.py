@@ -1,0 +1,384 @@
+"""Which values occur only together, so that no method can tell what each of them does.
+
+:mod:`invatlas.data.connectedness` finds biological values that share no, or hardly any, technical
+value with the others. What that means depends on how many technical values hold them. One: the
+two effects cannot be told apart ("full", "near"). Several: they are nested, as donors are in a
+disease, and the technical effects can be taken as random.
+
+Pairs of columns are looked at, one technical column at a time; cells without a value of either,
+or with a coarse one, are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from invatlas.data.connectedness import (
+    NEARLY_ALL,
+    find_groups,
+    find_lonely,
+    is_apart,
+    measure_explained,
+)
+from invatlas.data.covariates import Covariate, Hierarchy, Schema
+from invatlas.errors import ConfoundingError
+
+KINDS = ("full", "near", "nested", "single", "together")
+ALARMS = KINDS[:2]
+VERDICTS = {
+    "full": "confounded",
+    "near": "nearly confounded",
+    "nested": "note: nested",
+    "single": "note: seen once",
+    "together": "note: only together",
+}
+MOST_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Match:
+    """Values of a biological column, and the values of another they go with.
+
+    Attributes
+    ----------
+    values, beside
+        The values of the one and of the other column.
+    cells, beside_cells, shared
+        Cells of ``values``, cells of ``beside``, and those that are both.
+    explained
+        Share of the membership in ``values`` that the other column explains, at most 1.
+    """
+
+    values: tuple[str, ...]
+    beside: tuple[str, ...]
+    cells: int
+    beside_cells: int
+    shared: int
+    explained: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a study cannot tell because of how it was laid out.
+
+    Attributes
+    ----------
+    kind
+        ``full`` and ``near``: a biological and a technical value determine each other, wholly or
+        nearly. ``nested``: each biological value has technical values of its own. ``single``: a
+        biological value is seen in one technical value alone, beside others. ``together``: a
+        biological value occurs with one value of another biological column alone.
+    biological, beside
+        The two columns.
+    matches
+        Values that go together, most cells first.
+    sentence
+        The question that cannot be answered, in words.
+    """
+
+    kind: str
+    biological: str
+    beside: str
+    matches: tuple[Match, ...]
+    sentence: str
+
+    @property
+    def alarm(self) -> bool:
+        """Whether an effect cannot be told at all, or hardly; anything else is a note."""
+        return self.kind in ALARMS
+
+    @property
+    def cells(self) -> int:
+        """Cells of the biological values."""
+        return sum(match.cells for match in self.matches)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for ``atlas.json``."""
+        matches = [
+            {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(match).items()}
+            for match in self.matches
+        ]
+        return {**asdict(self), "matches": matches}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Finding:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it is something else.
+        """
+        matches = tuple(
+            Match(
+                tuple(map(str, match["values"])),
+                tuple(map(str, match["beside"])),
+                int(match["cells"]),
+                int(match["beside_cells"]),
+                int(match["shared"]),
+                float(match["explained"]),
+            )
+            for match in values["matches"]
+        )
+        sound = all(
+            match.values and match.beside and 0 <= match.explained <= 1 for match in matches
+        )
+        texts = [values[name] for name in ("kind", "biological", "beside", "sentence")]
+        told = all(isinstance(text, str) for text in texts)
+        if not told or texts[0] not in KINDS or not matches or not sound:
+            raise ValueError(f"no finding of confounding is like {dict(values)!r}")
+        kind, biological, beside, sentence = texts
+        return cls(kind, biological, beside, matches, sentence)
+
+
+def confounding(
+    adata: AnnData,
+    biological: Sequence[str],
+    technical: Sequence[str] = (),
+    *,
+    hierarchy: Mapping[str, Hierarchy] | None = None,
+) -> pd.DataFrame:
+    """Say which questions a study cannot answer, because values occur only together.
+
+    Parameters
+    ----------
+    adata
+        Cells with the covariates in obs. Never changed; counts are not read.
+    biological, technical, hierarchy
+        As for :func:`invatlas.fit`.
+
+    Returns
+    -------
+    One row a pair of columns and kind, the gravest first: ``kind``, ``alarm`` (bool),
+    ``biological`` and ``beside`` (columns), ``values`` (which goes with which), ``cells``,
+    ``explained`` (share of the membership that the other column explains, the highest), and
+    ``sentence``. No rows where nothing was found.
+
+    Raises
+    ------
+    CovariateError
+        If a column is unusable.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from anndata import AnnData
+    >>> index = [f"cell{i}" for i in range(60)]
+    >>> obs = pd.DataFrame({"disease": ["ill", "well"] * 30, "run": ["1", "2"] * 30}, index)
+    >>> print(confounding(AnnData(obs=obs), ["disease"], ["run"])["sentence"][0])
+    What disease=ill does cannot be told from what run=1 does: all 30 cells of ill have run=1, \
+and no others have. So it is with well and 2 (30 cells).
+    """
+    findings = check_design(adata.obs, biological, technical, hierarchy)
+    columns = "kind", "alarm", "biological", "beside", "values", "cells", "explained", "sentence"
+    return pd.DataFrame([tell_finding(finding) for finding in findings], columns=list(columns))
+
+
+def check_design(
+    obs: pd.DataFrame,
+    biological: Sequence[str],
+    technical: Sequence[str],
+    hierarchy: Mapping[str, Hierarchy] | None = None,
+) -> list[Finding]:
+    """Find what is confounded in columns of obs; see :func:`confounding`."""
+    schema = Schema.learn(obs, biological, technical, hierarchy)
+    return find_confounding(schema, *schema.encode(obs))
+
+
+def find_confounding(
+    schema: Schema, biological: np.ndarray, technical: np.ndarray
+) -> list[Finding]:
+    """Find what is confounded in codes (cell, covariate), the gravest first."""
+    found: list[Finding] = []
+    for i, d in enumerate(schema.biological):
+        for j, e in enumerate(schema.technical):
+            found += _compare_with_technical(d, e, _count(d, e, biological[:, i], technical[:, j]))
+    for (i, a), (j, b) in combinations(enumerate(schema.biological), 2):
+        found += _compare_biological(a, b, _count(a, b, biological[:, i], biological[:, j]))
+    return sorted(found, key=lambda finding: KINDS.index(finding.kind))
+
+
+def refuse_confounding(findings: Sequence[Finding]) -> None:
+    """Refuse a design in which an effect cannot be told, or hardly.
+
+    Raises
+    ------
+    ConfoundingError
+        If a finding is an alarm.
+    """
+    alarms = [finding for finding in findings if finding.alarm]
+    if alarms:
+        more = f" As grave: {len(alarms) - 1} more." if alarms[1:] else ""
+        raise ConfoundingError(
+            f"The design is confounded. {alarms[0].sentence}{more} Leave one of the two columns "
+            "out, add cells that link their values, or fit without strict."
+        )
+
+
+def tell_finding(finding: Finding) -> dict[str, Any]:
+    """Put a finding in one row of plain values, long lists cut."""
+    values = "; ".join(
+        f"{_list(match.values)} with {_list(match.beside)}"
+        for match in finding.matches[:MOST_NAMED]
+    )
+    return {
+        "kind": finding.kind,
+        "alarm": finding.alarm,
+        "biological": finding.biological,
+        "beside": finding.beside,
+        "values": values + _say_more(len(finding.matches) - MOST_NAMED),
+        "cells": finding.cells,
+        "explained": max(match.explained for match in finding.matches),
+        "sentence": finding.sentence,
+    }
+
+
+def _count(a: Covariate, b: Covariate, a_codes: np.ndarray, b_codes: np.ndarray) -> np.ndarray:
+    """Cells of each pair of values (value of a, value of b) among those with both."""
+    known = (a_codes >= 0) & (b_codes >= 0)
+    shape = len(a.categories), len(b.categories)
+    flat = np.bincount(a_codes[known] * shape[1] + b_codes[known], minlength=shape[0] * shape[1])
+    return flat.reshape(shape)
+
+
+def _compare_with_technical(d: Covariate, e: Covariate, table: np.ndarray) -> Iterator[Finding]:
+    groups: dict[str, list[Match]] = {kind: [] for kind in KINDS}
+    apart = np.zeros(len(table), dtype=bool)
+    for rows, columns in find_groups(table):
+        held = table[rows].sum(axis=0)
+        if held.max() < NEARLY_ALL * held.sum():
+            groups["nested"].append(_match(d, e, table, rows, columns))
+            continue
+        kind = "full" if len(columns) == 1 and is_apart(table, rows, columns) else "near"
+        groups[kind].append(_match(d, e, table, rows, np.array([held.argmax()])))
+        apart[rows] = True
+    if len(groups["nested"]) < 2:  # a single one is apart only from what is confounded
+        groups["nested"] = []
+    for i, j in find_lonely(table):
+        if not apart[i]:
+            groups["single"].append(_match(d, e, table, np.array([i]), np.array([j])))
+    for kind, matches in groups.items():
+        yield from _tell(kind, d.name, e.name, matches)
+
+
+def _compare_biological(a: Covariate, b: Covariate, table: np.ndarray) -> Iterator[Finding]:
+    there = find_lonely(table)
+    back = [(j, i) for j, i in find_lonely(table.T) if (i, j) not in there]
+    for d, e, counts, pairs in ((a, b, table, there), (b, a, table.T, back)):
+        matches = [_match(d, e, counts, np.array([i]), np.array([j])) for i, j in pairs]
+        yield from _tell("together", d.name, e.name, matches)
+
+
+def _match(
+    d: Covariate, e: Covariate, table: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> Match:
+    return Match(
+        tuple(d.categories[i] for i in rows),
+        tuple(e.categories[j] for j in columns),
+        int(table[rows].sum()),
+        int(table[:, columns].sum()),
+        int(table[np.ix_(rows, columns)].sum()),
+        measure_explained(table, rows),
+    )
+
+
+def _tell(kind: str, d: str, e: str, matches: list[Match]) -> Iterator[Finding]:
+    if matches:
+        matches = sorted(matches, key=lambda match: (-match.cells, match.values))
+        yield Finding(kind, d, e, tuple(matches), SENTENCES[kind](d, e, matches))
+
+
+def _say_full(d: str, e: str, matches: Sequence[Match]) -> str:
+    first = matches[0]
+    return (
+        f"What {_say_effect(d, first)} cannot be told from what {e}={first.beside[0]} does: all "
+        f"{_say_cells(first)} of {_list(first.values)} have {e}={first.beside[0]}, and no others "
+        f"have.{_say_others(matches, 'and')}"
+    )
+
+
+def _say_near(d: str, e: str, matches: Sequence[Match]) -> str:
+    first = matches[0]
+    return (
+        f"What {_say_effect(d, first)} can hardly be told from what {e}={first.beside[0]} does: "
+        f"{_say_share(first.shared, first.cells)} the {_say_cells(first)} of "
+        f"{_list(first.values)} have {e}={first.beside[0]}, and they are "
+        f"{_say_share(first.shared, first.beside_cells)} the cells that have."
+        f"{_say_others(matches, 'and')}"
+    )
+
+
+def _say_nested(d: str, e: str, matches: Sequence[Match]) -> str:
+    numbers = [f"{_list(match.values)} has {len(match.beside):,}" for match in matches[:MOST_NAMED]]
+    fewest = min(len(match.beside) for match in matches)
+    strict = all(match.cells == match.beside_cells == match.shared for match in matches)
+    return (
+        f"Differences in {d} are differences between values of {e}, each of which has "
+        f"{'' if strict else 'nearly '}one {d} alone: {', '.join(numbers)}"
+        f"{_say_more(len(matches) - MOST_NAMED)}. They can be told only by comparing several "
+        f"values of {e}; the fewest are {fewest:,}."
+    )
+
+
+def _say_single(d: str, e: str, matches: Sequence[Match]) -> str:
+    first = matches[0]
+    return (
+        f"Whether {d}={first.values[0]} is the same elsewhere cannot be told: "
+        f"{_say_share(first.shared, first.cells)} its {_say_cells(first)} have "
+        f"{e}={first.beside[0]}.{_say_others(matches, 'in')}"
+    )
+
+
+def _say_together(d: str, e: str, matches: Sequence[Match]) -> str:
+    first = matches[0]
+    return (
+        f"What {e} does to {d}={first.values[0]} cannot be told: "
+        f"{_say_share(first.shared, first.cells)} its {_say_cells(first)} have "
+        f"{e}={first.beside[0]}.{_say_others(matches, 'at')}"
+    )
+
+
+SENTENCES: dict[str, Callable[[str, str, Sequence[Match]], str]] = {
+    "full": _say_full,
+    "near": _say_near,
+    "nested": _say_nested,
+    "single": _say_single,
+    "together": _say_together,
+}
+
+
+def _say_effect(d: str, match: Match) -> str:
+    one = len(match.values) == 1
+    return f"{d}={_list(match.values)} {'does' if one else 'have in common'}"
+
+
+def _say_others(matches: Sequence[Match], word: str) -> str:
+    others = [
+        f"{_list(match.values)} {word} {match.beside[0]} ({_say_cells(match)})"
+        for match in matches[1:MOST_NAMED]
+    ]
+    more = _say_more(len(matches) - MOST_NAMED)
+    return f" So it is with {', '.join(others)}{more}." if others else ""
+
+
+def _say_cells(match: Match) -> str:
+    return f"{match.cells:,} cell{'' if match.cells == 1 else 's'}"
+
+
+def _say_share(part: int, whole: int) -> str:
+    return "all" if part == whole else f"{np.floor(1000 * part / whole) / 10:.1f} % of"
+
+
+def _say_more(number: int) -> str:
+    return f" and {number:,} more" if number > 0 else ""
+
+
+def _list(values: Sequence[str]) -> str:
+    return ", ".join(values[:MOST_NAMED]) + _say_more(len(values) - MOST_NAMED)
