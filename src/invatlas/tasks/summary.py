@@ -13,7 +13,6 @@ from invatlas.atlas import Atlas
 from invatlas.data.covariates import MISSING, Covariate
 from invatlas.tasks.annotate import Calling
 from invatlas.tasks.map import Mapped
-from invatlas.training.calibration import Calibration
 
 
 def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -> dict[str, Any]:
@@ -42,7 +41,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
         "cells": len(obs),
         "genes": len(atlas.genes),
         "held_out": atlas.record["held_out"],
-        "calibration": describe_calibration(atlas.calibration),
+        "calibration": describe_calibration(atlas),
         "biological": {c.name: _count(c, obs) for c in atlas.schema.biological},
         "technical": {c.name: _count(c, obs) for c in atlas.schema.technical},
         "missing": {c.name: int((c.encode(obs) == MISSING).sum()) for c in atlas.schema.covariates},
@@ -80,7 +79,7 @@ def summarise_query(
         "atlas": name,
         "version": version("invatlas"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "calibration": describe_calibration(atlas.calibration),
+        "calibration": describe_calibration(atlas),
         "abstain_below": calling.abstain_below,
         "false_discovery_rate": calling.false_discovery_rate,
         "covariates": [c.name for c in atlas.schema.biological],
@@ -88,16 +87,29 @@ def summarise_query(
     }
 
 
-def describe_calibration(calibration: Calibration | None) -> str:
+def describe_calibration(atlas: Atlas) -> str:
     """Say on whom the probabilities of calls were calibrated, and how well that went."""
+    calibration = atlas.calibration
     if calibration is None:
         return "Not calibrated: fewer than 20 labelled cells were held out."
-    whom = "of donors nobody trained on" if calibration.whole_donors else "drawn at random"
+    whom = "drawn at random"
+    if calibration.whole_donors:
+        whom = f"of values of {_spared_column(atlas)} that training never met"
     return (
         f"Calls were calibrated on {len(calibration.called):,} held-out cells {whom}: temperature "
         f"{calibration.temperature:.2f}, expected calibration error "
         f"{calibration.expected_calibration_error:.3f}, Brier score {calibration.brier:.3f}."
     )
+
+
+def _spared_column(atlas: Atlas) -> str:
+    """Name the technical column with most values before any adaptation (see training/split.py)."""
+    sizes = {
+        c.name: len(c.categories)
+        - sum(len(step["values"].get(c.name, [])) for step in atlas.record["adapted"])
+        for c in atlas.schema.technical
+    }
+    return max(sizes, key=sizes.__getitem__)
 
 
 def _count(covariate: Covariate, obs: pd.DataFrame) -> dict[str, int]:
