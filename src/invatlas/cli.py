@@ -106,7 +106,7 @@ def fit(
     likelihood: Annotated[
         str | None,
         typer.Option(
-            help="negative_binomial, poisson or gaussian.", show_default=DEFAULTS.likelihood
+            help=f"negative_binomial, poisson or gaussian; {DEFAULTS.likelihood} by default."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Chosen from the data by default.")] = None,
