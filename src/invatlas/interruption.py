@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 STATUS = 130
-NOTICED = (
-    "Interrupted: keeping what was learnt, if an epoch has ended, and writing the atlas; "
-    "Ctrl-C again quits without writing."
-)
+KEEPING = "keeping what was learnt, if an epoch has ended, and "
+NOTICED = "Interrupted: {}writing the atlas; Ctrl-C again quits without writing."
 NOTHING = "Interrupted; nothing was written."
 
 
@@ -43,8 +41,9 @@ class Interruption:
             return
         if not self.came:
             self.came = True
-            self.say(NOTICED)
-            if self.stage == "training":
+            training = self.stage == "training"
+            self.say(NOTICED.format(KEEPING if training else ""))
+            if training:
                 raise KeyboardInterrupt
             return
         signal.signal(signal.SIGINT, signal.SIG_IGN)

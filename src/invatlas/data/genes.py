@@ -240,7 +240,8 @@ def _say_too_few(found: Translation, held: float, minimum: float) -> str:
         f"Only {found.n_met} of {len(found.genes)} genes of the atlas are in the query, and they "
         f"held {held:.1%} of the reference's counts; {needed}."
     )
-    if found.n_met >= HARDLY_ANY * len(found.genes) and held > 0:
+    enough = found.n_met >= HARDLY_ANY * len(found.genes) and held > 0
+    if enough and query.ensembl == atlas.ensembl:
         return f"{text} A lower minimum_overlap (--minimum-overlap) takes fewer."
     text += (
         f" The query's genes look like {', '.join(named[:3]) or 'nothing: none has a name'}; the "
