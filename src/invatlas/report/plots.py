@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_CELLS = 20_000
 COLOURS = 120
+SPIKES = 9  # epochs whose median a spike does not move
 LAYOUTS = {"invariant": "X_invariant_umap", "spurious": "X_spurious_umap"}
 
 # Okabe & Ito (2008) without black and with a darker yellow, then hues that stay apart from them.
@@ -300,15 +301,15 @@ def _choose_range(lines: Sequence[npt.NDArray[np.float64]]) -> tuple[float, floa
     late = np.concatenate([line[_start_of(line) :] for line in lines])
     calm = np.concatenate(
         [
-            pd.Series(line[_start_of(line) :]).rolling(5, center=True, min_periods=1).median()
+            pd.Series(line[_start_of(line) :]).rolling(SPIKES, center=True, min_periods=1).median()
             for line in lines
         ]
     )
     calm, late = calm[np.isfinite(calm)], late[np.isfinite(late)]
-    if len(calm):
+    if len(calm) > 2 * SPIKES:
         late = late[late <= calm.max() + 0.5 * (calm.max() - calm.min())]
     low, high, cut = float(every.min()), float(every.max()), False
-    if len(late) and 0 < float(late.max() - late.min()) < (high - low) / 4:
+    if len(late) and 0 < float(late.max() - late.min()) < 0.4 * (high - low):
         bound = float(late.max() + 0.12 * (late.max() - late.min()))
         low, high, cut = min(low, float(late.min())), bound, bound < high
     room = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
