@@ -33,7 +33,7 @@ demo: $(VENV)/installed
 		--technical donor --technical batch --output $(DEMO)/atlas --overwrite
 	@echo "== 3 of 3: what it holds"
 	$(BIN)/invatlas info $(DEMO)/atlas
-	@echo "== open $(DEMO)/atlas/report.html in a browser"
+	@echo "== open $(DEMO)/atlas/report.html in a browser; . $(BIN)/activate brings the command invatlas"
 
 check: $(VENV)/installed-test
 	@echo "== format, lint, import layers, types"

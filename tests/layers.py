@@ -15,7 +15,7 @@ FLOORS = (
     ("storage",),
     ("tasks",),
     ("evaluate",),
-    ("report", "files"),
+    ("report", "files", "interruption"),
     ("cli",),
 )
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}

@@ -170,7 +170,7 @@ def test_duplicate_cell_names_are_said_and_do_no_harm(study: AnnData, fit: Fit) 
 def test_technical_covariates_may_be_left_out(study: AnnData, fit: Fit) -> None:
     settings = ia.Settings(epochs=2, hidden=8, genes=0)
     atlas = ia.fit(study, ["cell_type"], settings=settings)
-    assert any("No technical covariate" in warning for warning in atlas.record["warnings"])
+    assert any("No technical column" in warning for warning in atlas.record["warnings"])
     for which in ("invariant", "spurious"):
         assert np.isfinite(ia.embed(atlas, study, which)).all()
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import anndata as ad
@@ -236,15 +240,17 @@ def test_files_that_are_absent_or_no_h5ad_are_refused(
     out, nowhere, text = tmp_path / "out", tmp_path / "nowhere.h5ad", tmp_path / "text.h5ad"
     assert "no file" in refuse("fit", nowhere, *COLUMNS, "-o", out)
     assert "cannot be read as h5ad" in refuse("fit", text, *COLUMNS, "-o", out)
-    assert "cannot be read as h5ad" in refuse("fit", tmp_path, *COLUMNS, "-o", out)
-    assert "cannot be read as h5ad" in refuse("map", fitted, text, "-o", out)
-    assert "no file" in refuse("map", fitted, nowhere, "-o", out)
-    assert "holds no atlas" in refuse("map", tmp_path, cells, "-o", out)
+    assert "is a folder" in refuse("fit", tmp_path, *COLUMNS, "-o", out)
+    mapped = tmp_path / "mapped.h5ad"
+    assert "cannot be read as h5ad" in refuse("map", fitted, text, "-o", mapped)
+    assert "no file" in refuse("map", fitted, nowhere, "-o", mapped)
+    assert "holds no atlas" in refuse("map", tmp_path, cells, "-o", mapped)
+    assert "first argument" in refuse("map", cells, fitted, "-o", mapped)
     assert "holds no atlas" in refuse("info", tmp_path)
     for config in ("nowhere.toml", "nowhere.json", "folder.json", "."):
         refuse("fit", cells, "--config", tmp_path / config, "-o", out)
     refuse("fit", cells, *COLUMNS, "--genes-file", tmp_path / "nowhere.txt", "-o", out)
-    assert not out.exists()
+    assert not out.exists() and not mapped.exists()
 
 
 WRONG_FLAGS = [
@@ -253,7 +259,7 @@ WRONG_FLAGS = [
     (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--layer", "raw"), 1, "no layer 'raw'"),
     (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--likelihood", "zinb"), 1, "likelihood is 'zinb'"),
     (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hidden"), 1, "name=value"),
-    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hiden=3"), 1, "Unknown setting hiden"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hiden=3"), 1, "did you mean hidden?"),
     (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hidden=true"), 1, "hidden is True"),
     (
         ("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "gradient_norm=Infinity"),
@@ -266,8 +272,15 @@ WRONG_FLAGS = [
     (("fit", "CELLS", *COLUMNS), 2, "--output"),
     (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--threads", "0"), 2, "--threads"),
     (("map", "ATLAS", "CELLS", "-o", "OUT", "--minimum-overlap", "2"), 2, "--minimum-overlap"),
-    (("simulate", "OUT", "--cells", "-3"), 1, "cells"),
-    (("simulate", "OUT", "--correlation", "2"), 1, "correlation"),
+    (("simulate", "FILE", "--cells", "-3"), 1, "cells"),
+    (("simulate", "FILE", "--correlation", "2"), 1, "correlation"),
+    (("simulate", "FILE", "--query", "FILE"), 1, "another file"),
+    (("simulate", "OUT"), 1, "no ending .h5ad"),
+    (("map", "ATLAS", "CELLS", "-o", "OUT"), 1, "no ending .h5ad"),
+    (("map", "ATLAS", "CELLS", "-o", "CELLS", "--overwrite"), 1, "is the query itself"),
+    (("fit", "CELLS", *COLUMNS, "-o", "/proc/foo/bar"), 1, "cannot be written"),
+    (("map", "ATLAS", "CELLS", "-o", "/proc/foo/bar.h5ad"), 1, "cannot be written"),
+    (("simulate", "/proc/foo/bar.h5ad"), 1, "cannot be written"),
     (("explain", "ATLAS"), 2, "explain"),
 ]
 
@@ -281,7 +294,9 @@ def test_wrong_flags_are_refused_and_nothing_is_written(
     fitted: Path,
     tmp_path: Path,
 ) -> None:
-    places = {"CELLS": cells, "ATLAS": fitted, "OUT": tmp_path / "out"}
+    places = {"CELLS": cells, "ATLAS": fitted, "OUT": tmp_path / "out"} | {
+        "FILE": tmp_path / "a.h5ad"
+    }
     said = call(*(places.get(a, a) for a in arguments), status=status)
     assert message in said
     assert list(tmp_path.iterdir()) == []
@@ -335,14 +350,26 @@ def test_a_real_process_says_help_and_version_of_commands() -> None:
     out, _ = run.communicate(timeout=60)
     assert run.returncode == 0
     assert all(command in out for command in ("fit", "map", "info", "simulate"))
+    assert call("--version") == f"invatlas {ia.__version__}"
+    help_of_fit = call("fit", "--help")
+    assert "[finer values]" in help_of_fit and "2000" in help_of_fit
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    listed = (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(\w\S*)` \|", listed, re.M))
+    assert rows == {name: json.dumps(v).strip('"') for name, v in asdict(ia.Settings()).items()}
+    for text in re.findall(r"^    \w[\w, ]*\n((?: {8}.*\n)+)", ia.Settings.__doc__ or "", re.M):
+        assert " ".join(text.replace("``", "`").split()) in listed
 
 
 # Writes a line at the end of an epoch, so that a signal can be sent at a known time.
 TELLING = """
 import sys, time
 from invatlas import cli
+from invatlas.tasks import map
 from invatlas.training import loop
-original, seen = loop.{place}, [0]
+original, seen = {place}, [0]
 
 def telling(*args, **kwargs):
     seen[0] += 1
@@ -351,15 +378,17 @@ def telling(*args, **kwargs):
     time.sleep(0.05)
     return original(*args, **kwargs)
 
-loop.{place} = telling
+{place} = telling
 sys.argv[0] = "invatlas"
 cli.app()
 """
 
 
-def interrupt_at(number: int, *arguments: object) -> tuple[int, str]:
+def interrupt_at(
+    number: int, *arguments: object, place: str = "loop.objective_terms", times: int = 1
+) -> tuple[int, str]:
     """Send SIGINT when the number-th minibatch is looked at."""
-    code = TELLING.format(place="objective_terms", number=number)
+    code = TELLING.format(place=place, number=number)
     run = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -371,7 +400,9 @@ def interrupt_at(number: int, *arguments: object) -> tuple[int, str]:
     )
     assert run.stdout is not None
     assert run.stdout.readline().strip() == "NOW"
-    run.send_signal(signal.SIGINT)
+    for _ in range(times):
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.02 if times > 1 else 0)
     _, said = run.communicate(timeout=120)
     return run.returncode, said
 
@@ -379,13 +410,26 @@ def interrupt_at(number: int, *arguments: object) -> tuple[int, str]:
 def test_ctrl_c_after_the_first_epoch_leaves_a_usable_atlas(cells: Path, tmp_path: Path) -> None:
     flags = (*QUICK[:-4], "--genes", 0, "--epochs", 400, "--minibatch-size", 100)
     status, said = interrupt_at(9, "fit", cells, *COLUMNS, "-o", tmp_path / "atlas", *flags)
-    assert status == 0, said
+    assert status == 130, said
     assert "Traceback" not in said
+    assert said.count("Interrupted: keeping what was learnt") == 1
+    assert "The calibration on values of donor that training never met was left out" in said
     atlas = ia.load(tmp_path / "atlas")
     assert atlas.record["training"]["stopped"] == "interrupted"
     assert 1 <= len(atlas.history) < 400
     assert np.isfinite(ia.embed(atlas, ad.read_h5ad(cells))).all()
     assert (tmp_path / "atlas" / "report.html").exists()
+
+
+@pytest.mark.parametrize("place", ["loop.objective_terms", "map.lay_out"])
+def test_a_second_ctrl_c_quits_at_once(cells: Path, tmp_path: Path, place: str) -> None:
+    flags = (*QUICK[:-4], "--genes", 0, "--epochs", 9, "--minibatch-size", 100)
+    number = 9 if place == "loop.objective_terms" else 1
+    asked = ("fit", cells, *COLUMNS, "-o", tmp_path / "atlas", *flags)
+    status, said = interrupt_at(number, *asked, place=place, times=2)
+    assert status == 130, said
+    assert "Traceback" not in said and said.count("nothing was written") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_before_the_end_of_the_first_epoch_leaves_nothing(
@@ -483,3 +527,26 @@ def test_confounding_is_told_before_training_kept_and_refused_if_strict(
     assert "What this study cannot tell" in page
     assert page.count("What disease=disease_1 does cannot be told") >= 2, "a warning and a row"
     call("fit", cells, *COLUMNS, "-o", tmp_path / "sound", *QUICK, "--strict")
+
+
+def test_a_simulated_query_is_mapped(tmp_path: Path) -> None:
+    study, query = tmp_path / "study.h5ad", tmp_path / "query.h5ad"
+    call("simulate", study, "--query", query, "--cells", 300, "--genes", 60)
+    call("fit", study, *COLUMNS, "-o", tmp_path / "atlas", *QUICK)
+    call("map", tmp_path / "atlas", query, "-o", tmp_path / "m.h5ad", "--threads", 1)
+    assert ad.read_h5ad(tmp_path / "m.h5ad").obs["predicted_cell_type"].notna().all()
+
+
+def test_what_is_known_of_an_atlas_fits_a_few_lines(fitted: Path) -> None:
+    said = repr(ia.load(fitted))
+    assert said.count("\n") < 12 and "donor_01" in said and "tensor" not in said
+
+
+def test_nothing_of_other_packages_is_said(cells: Path, fitted: Path, tmp_path: Path) -> None:
+    study = ad.read_h5ad(cells)
+    study.var_names = ["gene_0002", *study.var_names[1:]]
+    study.write_h5ad(tmp_path / "twice.h5ad")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call("fit", tmp_path / "twice.h5ad", *COLUMNS, "-o", tmp_path / "atlas", *QUICK)
+        call("map", fitted, tmp_path / "twice.h5ad", "-o", tmp_path / "mapped.h5ad")

@@ -97,7 +97,7 @@ def test_odd_names_survive(fit: Callable[..., ia.Atlas], study: AnnData, tmp_pat
 def test_files_are_plain(saved: Path) -> None:
     assert {file.name for file in saved.iterdir()} == FILES
     card = json.loads((saved / "atlas.json").read_text(encoding="utf-8"))
-    assert card["format_version"] == 3
+    assert card["format_version"] == 4
     assert len(card["genes"]) == 120
     assert card["run"]["biological"] == ["cell_type", "disease"]
     assert card["run"]["settings"]["hidden"] == 16
@@ -225,7 +225,7 @@ def test_a_card_of_bytes_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("version", [2, 4, 0, "3", None])
 def test_another_format_version_is_refused_by_number(folder: Path, version: object) -> None:
     edit_card(folder, lambda card: card.update(format_version=version))
-    with pytest.raises(StorageError, match=rf"format version {version!r}.*reads version 3"):
+    with pytest.raises(StorageError, match=rf"format version {version!r}.*reads version 4"):
         ia.load(folder)
 
 
@@ -309,7 +309,7 @@ def test_no_folder_or_a_file_instead_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere holds no atlas"):
         ia.load(tmp_path / "nowhere")
     (tmp_path / "file").write_text("text")
-    with pytest.raises(StorageError, match="file holds no atlas"):
+    with pytest.raises(StorageError, match="file is a file"):
         ia.load(tmp_path / "file")
     with pytest.raises(StorageError, match="holds no atlas"):
         ia.load(tmp_path)
@@ -346,7 +346,10 @@ def test_saving_again_replaces_the_atlas_and_what_belonged_to_it(
 ) -> None:
     (folder / "report.html").write_text("of the old one")
     other = fit(frozen_study, seed=2, epochs=1)
-    ia.save(other, folder)
+    with pytest.raises(StorageError, match="overwrite=True"):
+        ia.save(other, folder)
+    assert (folder / "report.html").exists()
+    ia.save(other, folder, overwrite=True)
     assert {file.name for file in folder.iterdir()} == FILES
     assert [p.name for p in folder.parent.iterdir()] == ["atlas"]
     found = ia.embed(ia.load(folder), frozen_study)
@@ -389,7 +392,7 @@ def test_a_save_that_fails_leaves_the_earlier_atlas_and_nothing_else(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, fail if error is fail else interrupt)
         with pytest.raises(StorageError if error is fail else KeyboardInterrupt):
-            ia.save(atlas, folder)
+            ia.save(atlas, folder, overwrite=True)
         with pytest.raises(StorageError if error is fail else KeyboardInterrupt):
             ia.save(atlas, folder.parent / "new")
     assert contents(folder.parent) == before
@@ -411,7 +414,7 @@ def test_a_move_that_fails_puts_the_earlier_atlas_back(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", rename)
         with pytest.raises(StorageError):
-            ia.save(atlas, folder)
+            ia.save(atlas, folder, overwrite=True)
     assert len(calls) >= 2
     assert contents(folder) == before
 
@@ -446,7 +449,7 @@ def kill_while_saving(atlas: ia.Atlas, target: Path, where: str) -> None:
             pd.DataFrame.to_csv = lambda self, file, **_: write_half(file, "epoch,seconds\n1,2")
         else:
             os.fsync = die  # type: ignore[assignment]
-        ia.save(atlas, target)
+        ia.save(atlas, target, overwrite=True)
     finally:
         os._exit(3)  # never back into pytest
 
@@ -467,7 +470,7 @@ def test_a_killed_save_leaves_the_earlier_atlas_and_none_that_is_half_written(
         except StorageError:
             continue
         assert where == "flush", "what loads is whole"
-    ia.save(atlas, folder)  # what lies about is in nobody's way
+    ia.save(atlas, folder, overwrite=True)  # what lies about is in nobody's way
     ia.load(folder)
 
 

@@ -16,7 +16,7 @@ import torch
 from anndata import AnnData
 
 from invatlas.data.confounding import find_confounding, refuse_confounding
-from invatlas.data.counts import CountSource
+from invatlas.data.counts import CountSource, check_cells
 from invatlas.data.covariates import Covariate, Hierarchy, Schema, combine, describe_unmet
 from invatlas.data.genes import select_genes
 from invatlas.data.minibatch import Cells
@@ -32,7 +32,7 @@ from invatlas.training.split import Split, split_cells, split_donors
 MINIMUM_CELLS = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Atlas:
     """A fitted model with everything needed to question it.
 
@@ -66,6 +66,31 @@ class Atlas:
     history: pd.DataFrame
     record: dict[str, Any]
     calibration: Calibration | None
+
+    def __repr__(self) -> str:
+        """A few lines that say what the atlas holds."""
+        return "\n".join(["invatlas atlas", *(f"  {name}: {text}" for name, text in outline(self))])
+
+
+def outline(atlas: Atlas) -> list[tuple[str, str]]:
+    """Say in pairs of a name and a text what an atlas holds."""
+    schema, settings, trained = atlas.schema, atlas.settings, atlas.record["training"]
+    return [
+        ("cells", f"{atlas.record['cells']:,}"),
+        ("genes", f"{len(atlas.genes):,} ({', '.join(atlas.genes[:3])}, ...)"),
+        *[(f"biological {c.name}", _list_values(c.categories)) for c in schema.biological],
+        *[(f"technical {c.name}", _list_values(c.categories)) for c in schema.technical],
+        (
+            "latents",
+            f"{settings.invariant_latents} invariant, {settings.spurious_latents} spurious",
+        ),
+        ("likelihood", settings.likelihood),
+        (
+            "training",
+            f"{trained['epochs']} epochs, {trained['stopped']}, "
+            f"best {trained['best_epoch']}, {trained['seconds']:.0f} s",
+        ),
+    ]
 
 
 def fit(
@@ -123,7 +148,7 @@ def fit(
         If the objective stops being finite.
     """
     settings = settings or Settings()
-    start = time.perf_counter()
+    check_cells(adata)
     if adata.n_obs < MINIMUM_CELLS:
         raise DataError(f"The data have {adata.n_obs} cells; a fit needs at least {MINIMUM_CELLS}.")
     schema = Schema.learn(adata.obs, biological, technical, hierarchy)
@@ -143,8 +168,11 @@ def fit(
     )
     job = Job(cells, schema, settings, lambda rows: _describe(rows, cells, adata, schema), progress)
     with torch.random.fork_rng(devices=[]):
+        start = time.perf_counter()
         model, training = job.run(split, "fit")
-        calibration = job.calibrate(model, training, split)
+        trained = time.perf_counter()
+        calibration, left_out = job.calibrate(model, training, split)
+        seconds = (trained - start, time.perf_counter() - trained)
     totals = np.asarray(source.matrix.sum(axis=0, dtype=np.float64)).ravel()
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -152,9 +180,10 @@ def fit(
         "genes_given": genes is not None,
         "cells": adata.n_obs,
         "held_out": _describe_split(split, schema, cells),
-        "training": _training_record(training, job.plan(split), time.perf_counter() - start),
+        "training": _training_record(training, job.plan(split), *seconds),
         "confounding": [finding.to_json() for finding in confounded],
         "warnings": [
+            *left_out,
             *[finding.sentence for finding in confounded if finding.alarm],
             *_warnings(adata, cells, schema),
             *describe_unmet(hierarchy or {}, adata.obs),
@@ -197,20 +226,30 @@ class Job:
                 model, self.cells, split, plan, self.settings, on_epoch, self.describe
             )
 
-    def calibrate(self, model: Model, training: Training, split: Split) -> Calibration | None:
+    def calibrate(
+        self, model: Model, training: Training, split: Split
+    ) -> tuple[Calibration | None, list[str]]:
         """Learn from held-out cells how far calls can be trusted; from spared donors if need be.
 
-        A second fit that is interrupted or fails leaves the calibration on cells drawn at random.
+        A second fit that is interrupted or fails leaves the calibration on cells drawn at random,
+        and a sentence that says so.
         """
         settings, cells = self.settings, self.cells
         generator = np.random.default_rng(settings.seed)
         found = calibrate(model, cells, split, generator)
-        enough = split.covariate is not None or training.stopped == "interrupted"
-        if found is None or enough or not settings.spared_donors:
-            return found
+        if found is None or split.covariate is not None or not settings.spared_donors:
+            return found, []
         spared = split_donors(cells.biological, cells.technical, settings.spared_donors, generator)
         if spared is None:
-            return found
+            return found, []
+        column = self.schema.technical[spared.covariate or 0].name
+        left_out = [
+            f"The calibration on values of {column} that training never met was left out, since "
+            "the fit was interrupted or failed in it; calls are calibrated on cells drawn at "
+            f"random and promise less for a new {column}."
+        ]
+        if training.stopped == "interrupted":
+            return found, left_out
         rows = spared.train
         inner = split_cells(
             cells.biological[rows], cells.technical[rows], settings.held_out, generator
@@ -219,11 +258,11 @@ class Job:
         try:
             second, second_training = self.run(inner, "calibration")
         except (KeyboardInterrupt, TrainingError):
-            return found
+            return found, left_out
         tables = [fitted.prior_invariant.combinations for fitted in (model, second)]
         if second_training.stopped == "interrupted" or not torch.equal(*tables):
-            return found
-        return calibrate_on_donors(found, second, inner, cells, spared.held_out, generator)
+            return found, left_out
+        return calibrate_on_donors(found, second, inner, cells, spared.held_out, generator), []
 
 
 def tabulate(covariates: Sequence[Covariate], codes: np.ndarray) -> CovariateTable:
@@ -270,7 +309,9 @@ def _choose_genes(
     return list(dict.fromkeys(names))
 
 
-def _training_record(training: Training, plan: Plan, seconds: float) -> dict[str, Any]:
+def _training_record(
+    training: Training, plan: Plan, seconds: float, calibration_seconds: float
+) -> dict[str, Any]:
     speeds = [row["cells_per_second"] for row in training.history]
     return {
         "epochs": len(training.history),
@@ -278,8 +319,14 @@ def _training_record(training: Training, plan: Plan, seconds: float) -> dict[str
         "best_epoch": training.best_epoch,
         "stopped": training.stopped,
         "seconds": seconds,
+        "calibration_seconds": calibration_seconds,
         "cells_per_second": float(np.median(speeds)),
     }
+
+
+def _list_values(values: Sequence[str]) -> str:
+    more = f", and {len(values) - 8} more" if len(values) > 8 else ""
+    return f"{len(values)} values: {', '.join(values[:8])}{more}"
 
 
 def _describe(rows: np.ndarray, cells: Cells, adata: AnnData, schema: Schema) -> str:
@@ -324,7 +371,10 @@ def _warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
     if not adata.var_names.is_unique:
         found.append("Gene names are not unique; counts of one name were added up.")
     if not schema.technical:
-        found.append("No technical covariate was named; z_S has nothing to be told apart by.")
+        found.append(
+            "No technical column was named, so nothing says what the laboratory did: X_spurious "
+            "learns little, and X_invariant may hold differences of donors and batches."
+        )
     for covariate in schema.covariates:
         codes = covariate.encode(adata.obs)
         few = [name for code, name in enumerate(covariate.categories) if (codes == code).sum() < 5]

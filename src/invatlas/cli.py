@@ -10,9 +10,12 @@ Exit status: 0 done, 1 a mistake that is explained, 2 a wrong flag, 130 interrup
 
 from __future__ import annotations
 
+import difflib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,15 +24,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from invatlas.errors import InvatlasError, SettingsError
+from invatlas.errors import InvatlasError, SettingsError, StorageError
 from invatlas.files import (
     read_cells,
     read_genes,
     read_run,
-    refuse_existing,
-    refuse_folder,
+    refuse_as_cells,
+    refuse_output,
     write_cells,
 )
+from invatlas.interruption import NOTHING, STATUS, Interruption, interruptible
 from invatlas.settings import Settings, read_toml
 
 if TYPE_CHECKING:
@@ -43,14 +47,35 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Invariant atlases of single cells: what is biology and what is the laboratory.",
 )
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
+DEFAULTS = Settings()
 
 Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts; X by default.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 MOST_FINDINGS = 12
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; all by default.")]
 RUN_KEYS = ("biological", "technical", "hierarchy", "layer", "genes_file", "gene_names")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"invatlas {version('invatlas')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Say the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Invariant atlases of single cells: what is biology and what is the laboratory."""
 
 
 @app.command()
@@ -69,32 +94,51 @@ def fit(
     ] = None,
     hierarchy: Annotated[
         Path | None,
-        typer.Option(help="TOML file: a table a column, coarse value = [finer values]."),
+        typer.Option(help="TOML file: a table a column, coarse value = \\[finer values]."),
     ] = None,
     layer: Layer = None,
-    genes: Annotated[int | None, typer.Option(help="Highly variable genes; 0 takes all.")] = None,
+    genes: Annotated[
+        int | None,
+        typer.Option(help="Highly variable genes; 0 takes all.", show_default=str(DEFAULTS.genes)),
+    ] = None,
     genes_file: Annotated[
         Path | None, typer.Option(help="Text file that names the genes, one a line.")
     ] = None,
     likelihood: Annotated[
-        str | None, typer.Option(help="negative_binomial, poisson or gaussian.")
+        str | None,
+        typer.Option(
+            help=f"negative_binomial, poisson or gaussian; {DEFAULTS.likelihood} by default."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Chosen from the data by default.")] = None,
-    minibatch_size: Annotated[int | None, typer.Option(help="Cells in a step.")] = None,
+    minibatch_size: Annotated[
+        int | None, typer.Option(help="Cells in a step; chosen from the data by default.")
+    ] = None,
     technical_in_decoder: Annotated[
-        bool | None, typer.Option(help="Whether the decoder is told the technical values.")
+        bool | None,
+        typer.Option(
+            help="Whether the decoder is told the technical values.",
+            show_default=str(DEFAULTS.technical_in_decoder).lower(),
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of every random choice.", show_default=str(DEFAULTS.seed)),
+    ] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Any other setting, as name=value.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any other setting, as name=value; docs/settings.md lists them."
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    threads: Threads = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a study whose covariates are confounded.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Fit an atlas to raw counts and write it, with its latents and a report."""
+    start = time.perf_counter()
     with explained():
         run = read_run(config)
         flags = {
@@ -112,22 +156,26 @@ def fit(
             **_read_assignments(setting or []),
         }
         run |= {name: value for name, value in flags.items() if value is not None}
-        settings = Settings().changed({k: v for k, v in run.items() if k not in RUN_KEYS})
-        refuse_existing(output, overwrite)
+        settings = _choose_settings({k: v for k, v in run.items() if k not in RUN_KEYS})
+        refuse_output(output, overwrite)
         from invatlas.storage import check_target
 
         check_target(output.resolve())
         adata = read_cells(cells)
         _say_what_is_confounded(adata, run)
-        atlas = _fit(adata, run, settings, threads, strict)
-        _write_fit(atlas, adata, output, cells.stem)
+        _use_threads(threads)
+        with interruptible(_say) as interruption:
+            atlas = _fit(adata, run, settings, strict)
+            _write_fit(atlas, adata, output, cells.stem, interruption)
         trained = atlas.record["training"]
-        screen.print(
+        _say(
             f"Fitted {adata.n_obs:,} cells x {len(atlas.genes):,} genes in "
-            f"{trained['seconds']:.0f} s ({trained['epochs']} epochs, {trained['stopped']}; "
-            f"best {trained['best_epoch']})."
+            f"{time.perf_counter() - start:.0f} s ({trained['epochs']} epochs, "
+            f"{trained['stopped']}; best {trained['best_epoch']})."
         )
-        screen.print(f"Wrote {output}; open {output / 'report.html'} in a browser.")
+        _say(f"Wrote {output}; open {output / 'report.html'} in a browser.")
+        if interruption.came:
+            raise typer.Exit(STATUS)
 
 
 @app.command("map")
@@ -165,6 +213,7 @@ def map_query(
     report: Annotated[
         bool, typer.Option(help="Lay the cells out and write a report beside the output.")
     ] = True,
+    threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Bring new cells into an atlas: latents, calls, confidence, novelty; from counts alone."""
@@ -177,17 +226,23 @@ def map_query(
         calling = Calling(
             _read_given(given or []), label_prior, abstain_below, false_discovery_rate
         )
-        refuse_folder(output)
+        if atlas.is_file():
+            raise StorageError(
+                f"The first argument, {atlas}, is a file; it takes the folder of an atlas, and the "
+                "second one the h5ad file of the query."
+            )
         page = output.with_suffix(".html") if report else None
-        if page == output:
-            raise SettingsError(f"{output} is where the report goes; give the cells another name.")
-        for place in (output, page, adapt):
+        if output.resolve() == query.resolve():
+            raise SettingsError(f"{output} is the query itself; give the output another name.")
+        refuse_as_cells(output, overwrite)
+        for place in (page, adapt):
             if place:
-                refuse_existing(place, overwrite)
+                refuse_output(place, overwrite)
         if adapt:
             check_target(adapt.resolve())
             if adapt.resolve() == atlas.resolve():
                 raise SettingsError("--adapt takes another folder than the atlas's own.")
+        _use_threads(threads)
         loaded = load(atlas)
         adata = read_cells(query)
         adapted = None
@@ -211,7 +266,7 @@ def map_query(
         if page:
             _write_query_report(page, loaded, mapped, calling, query.stem, atlas.resolve().name)
         if adapt and adapted:
-            save(adapted, adapt)
+            save(adapted, adapt, overwrite=overwrite)
             _say(f"Wrote the adapted atlas to {adapt}; {atlas} is as it was.")
 
 
@@ -219,26 +274,16 @@ def map_query(
 def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> None:
     """Say what an atlas holds."""
     with explained():
+        from invatlas.atlas import outline
         from invatlas.data.confounding import VERDICTS
         from invatlas.storage import load
         from invatlas.tasks.summary import describe_calibration
 
         loaded = load(atlas)
-        record, schema = loaded.record, loaded.schema
+        record = loaded.record
         table = Table(show_header=False, box=None)
-        trained = record["training"]
         rows = [
-            ("cells", f"{record['cells']:,}"),
-            ("genes", f"{len(loaded.genes):,} ({', '.join(loaded.genes[:3])}, ...)"),
-            *[(f"biological {c.name}", _list_values(c.categories)) for c in schema.biological],
-            *[(f"technical {c.name}", _list_values(c.categories)) for c in schema.technical],
-            ("latents", _describe_latents(loaded)),
-            ("likelihood", loaded.settings.likelihood),
-            (
-                "training",
-                f"{trained['epochs']} epochs, {trained['stopped']}, "
-                f"best {trained['best_epoch']}, {trained['seconds']:.0f} s",
-            ),
+            *outline(loaded),
             ("held out", record["held_out"]),
             ("calls", describe_calibration(loaded)),
             *[
@@ -265,14 +310,24 @@ def simulate(
     batches: Annotated[int, typer.Option(help="Number of experimental batches.")] = 4,
     correlation: Annotated[float, typer.Option(help="Of disease and batch, 0 to 1.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    query: Annotated[
+        Path | None,
+        typer.Option(
+            help="h5ad file for the cells of a quarter of the donors, without their biology; "
+            "the study is written without them."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a study whose latents, expression and disease genes are known."""
     with explained():
         from invatlas.data.simulate import simulate as simulate_study
+        from invatlas.data.simulate import split_off
 
-        refuse_folder(output)
-        refuse_existing(output, overwrite)
+        for place in filter(None, (output, query)):
+            refuse_as_cells(place, overwrite)
+        if query and query.resolve() == output.resolve():
+            raise SettingsError("--query takes another file than the study's.")
         adata = simulate_study(
             cells=cells,
             genes=genes,
@@ -283,8 +338,12 @@ def simulate(
             correlation=correlation,
             seed=seed,
         )
-        write_cells(adata, output)
-        screen.print(f"Wrote {adata.n_obs:,} cells x {adata.n_vars:,} genes to {output}.")
+        parts = {output: adata}
+        if query:
+            parts = dict(zip((output, query), split_off(adata), strict=True))
+        for place, part in parts.items():
+            write_cells(part, place)
+            _say(f"Wrote {part.n_obs:,} cells x {part.n_vars:,} genes to {place}.")
 
 
 @contextmanager
@@ -296,19 +355,20 @@ def explained() -> Iterator[None]:
         screen.print(f"[bold red]Error[/]: {escape(str(error))}")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        screen.print("Interrupted before there was anything to keep; nothing was written.")
-        raise typer.Exit(130) from None
+        screen.print(NOTHING)
+        raise typer.Exit(STATUS) from None
 
 
-def _fit(
-    adata: AnnData, run: dict[str, Any], settings: Settings, threads: int | None, strict: bool
-) -> Atlas:
+def _use_threads(threads: int | None) -> None:
     import torch
-
-    from invatlas.atlas import fit as fit_atlas
 
     if threads:
         torch.set_num_threads(threads)
+
+
+def _fit(adata: AnnData, run: dict[str, Any], settings: Settings, strict: bool) -> Atlas:
+    from invatlas.atlas import fit as fit_atlas
+
     return fit_atlas(
         adata,
         run.get("biological", []),
@@ -341,16 +401,20 @@ def _say_what_is_confounded(adata: AnnData, run: dict[str, Any]) -> None:
         _say(f"And {left} more, in the report.")
 
 
-def _write_fit(atlas: Atlas, adata: AnnData, output: Path, title: str) -> None:
+def _write_fit(
+    atlas: Atlas, adata: AnnData, output: Path, title: str, interruption: Interruption
+) -> None:
     from invatlas.report.page import write_report
     from invatlas.storage import staged, write_atlas
     from invatlas.tasks.map import map_cells
     from invatlas.tasks.summary import summarise
 
+    interruption.stage = "layout"
     for warning in atlas.record["warnings"]:
         screen.print(f"[yellow]Warning[/]: {escape(warning)}")
     screen.print("Laying cells out on a plane and writing the report.")
     mapped = map_cells(atlas, adata, layer=atlas.record["layer"], layout=True)
+    interruption.stage = "writing"
     with staged(output) as folder:
         write_atlas(atlas, folder)
         mapped.cells.write_h5ad(folder / "latents.h5ad", compression="gzip")
@@ -361,6 +425,7 @@ def _write_fit(atlas: Atlas, adata: AnnData, output: Path, title: str) -> None:
             history=atlas.history,
             warnings=atlas.record["warnings"],
         )
+        interruption.stage = "moving"
 
 
 def _say(text: str) -> None:
@@ -401,6 +466,15 @@ def _write_query_report(
     _say(f"Wrote {page}; open it in a browser.")
 
 
+def _choose_settings(values: dict[str, Any]) -> Settings:
+    """Change the defaults; a name that is nearly a setting's is answered with that one."""
+    known = [field.name for field in fields(Settings)]
+    for name in sorted(set(values) - set(known)):
+        if close := difflib.get_close_matches(name, [*known, *RUN_KEYS], n=1):
+            raise SettingsError(f"Unknown setting {name}; did you mean {close[0]}?")
+    return DEFAULTS.changed(values)
+
+
 def _read_assignments(assignments: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, text in _split_assignments("--set", assignments):
@@ -424,13 +498,3 @@ def _split_assignments(flag: str, assignments: list[str]) -> Iterator[tuple[str,
         if not equals:
             raise SettingsError(f"{flag} {assignment!r} has no value; write it as name=value.")
         yield name.strip(), text
-
-
-def _list_values(values: tuple[str, ...]) -> str:
-    more = f", and {len(values) - 8} more" if len(values) > 8 else ""
-    return f"{len(values)} values: {', '.join(values[:8])}{more}"
-
-
-def _describe_latents(atlas: Atlas) -> str:
-    s = atlas.settings
-    return f"{s.invariant_latents} invariant, {s.spurious_latents} spurious"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +47,14 @@ def read_cells(path: Path) -> AnnData:
     """Read an h5ad file."""
     import anndata
 
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; cells are read from an h5ad file.")
     if not path.exists():
         raise DataError(f"There is no file {path}.")
     try:
-        return anndata.read_h5ad(path)
+        with warnings.catch_warnings():  # a fit says so itself, where it matters
+            warnings.filterwarnings("ignore", ".*names are not unique", UserWarning)
+            return anndata.read_h5ad(path)
     except Exception as error:  # h5py and anndata raise many kinds for a file that is no h5ad
         raise DataError(f"{path} cannot be read as h5ad: {error}.") from error
 
@@ -61,23 +67,35 @@ def write_cells(adata: AnnData, path: Path) -> None:
         adata.write_h5ad(unfinished, compression="gzip")
         unfinished.replace(path)
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error}.") from error
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
         if unfinished.exists():
             unfinished.unlink()
 
 
-def refuse_folder(path: Path) -> None:
-    """Refuse a place where no file can be written."""
-    standing = next(
-        place for place in (path.absolute(), *path.absolute().parents) if place.exists()
-    )
-    if path.is_dir() or not (standing.is_dir() or standing == path.absolute()):
-        raise StorageError(f"{path} cannot be written: an h5ad file needs a place in a folder.")
+def refuse_output(path: Path, overwrite: bool) -> None:
+    """Refuse a place that is taken, unless it may be overwritten, or where nothing can be written.
+
+    Whether it can is tried, so that no work is done in vain.
+    """
+    try:
+        occupied = any(path.iterdir()) if path.is_dir() else path.exists()
+        if occupied and not overwrite:
+            raise StorageError(f"{path} exists already; give another place, or --overwrite.")
+        standing = next(place for place in path.absolute().parents if place.exists())
+        tempfile.TemporaryDirectory(prefix=".invatlas-", dir=standing).cleanup()
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror} ({error.filename})."
+        ) from None
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Refuse a place that is taken, unless it may be overwritten."""
-    occupied = any(path.iterdir()) if path.is_dir() else path.exists()
-    if occupied and not overwrite:
-        raise StorageError(f"{path} exists already; give another place, or --overwrite.")
+def refuse_as_cells(path: Path, overwrite: bool) -> None:
+    """Refuse a place where no h5ad file can be written, as :func:`refuse_output` does."""
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder; cells are written to an h5ad file.")
+    if path.suffix != ".h5ad":
+        raise StorageError(f"{path} has no ending .h5ad; cells are written to an h5ad file.")
+    refuse_output(path, overwrite)

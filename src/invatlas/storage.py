@@ -67,16 +67,32 @@ _DAMAGE = (
 _TYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 
 
-def save(atlas: Atlas, path: str | Path) -> None:
+def save(atlas: Atlas, path: str | Path, *, overwrite: bool = False) -> None:
     """Write an atlas into a folder, whole or not at all.
 
-    An atlas that is already there is replaced, with the report and latents that belong to it.
+    Parameters
+    ----------
+    atlas
+        A fitted atlas.
+    path
+        Folder to write.
+    overwrite
+        Whether to replace an atlas that is there, with the ``report.html`` and ``latents.h5ad``
+        that belong to it.
 
     Raises
     ------
     StorageError
-        If the folder holds anything that is no part of an atlas, or cannot be written.
+        If the folder holds an atlas that may not be overwritten, or anything that is no part of
+        one, or cannot be written.
     """
+    target = Path(path).resolve()
+    check_target(target)
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise StorageError(
+            f"{path} holds an atlas, which would go together with its report.html and "
+            "latents.h5ad; name another folder, or pass overwrite=True."
+        )
     with staged(path) as folder:
         write_atlas(atlas, folder)
 
@@ -171,14 +187,17 @@ def staged(path: str | Path) -> Iterator[Path]:
         raise StorageError(f"Nothing can be written at {target}: {error.strerror}.") from error
     try:
         yield stage
-        stage.chmod(0o755)
+        umask = os.umask(0)
+        os.umask(umask)
+        stage.chmod(0o777 & ~umask)
         for file in stage.iterdir():
+            file.chmod(0o666 & ~umask)
             _flush(file)
         _replace(stage, target)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise StorageError(f"{target} cannot be written: {error}.") from error
+        raise StorageError(f"{target} cannot be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -218,7 +237,9 @@ def read_card(folder: Path) -> dict[str, Any]:
                 f"{file} is larger than any atlas card ({MAXIMUM_CARD_BYTES:,} bytes)."
             )
         card = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    except NotADirectoryError:
+        raise StorageError(f"{folder} is a file; an atlas is a folder with {CARD} in it.") from None
+    except FileNotFoundError:
         raise StorageError(f"{folder} holds no atlas: there is no {CARD} in it.") from None
     except OSError as error:
         if isinstance(error, StorageError):

@@ -103,9 +103,12 @@ def test_missing_genes_are_counted_and_the_largest_come_first() -> None:
     assert "2 of 6 genes" in text and "16.0%" in text and text.index("c (") < text.index("e (")
 
 
-def test_too_small_an_overlap_is_refused_with_both_names() -> None:
-    with pytest.raises(GeneError, match=r"Only 2 of 6 .*14\.0%.*50%.*Ensg1.*a, b, c"):
+def test_too_small_an_overlap_is_refused_and_names_blamed_only_where_they_differ() -> None:
+    with pytest.raises(GeneError, match=r"Only 2 of 6 .*14\.0%.*50%.*--minimum-overlap") as refusal:
         match(["Ensg1", "c", "f", "q"], 0.5)
+    assert "look like" not in str(refusal.value)
+    with pytest.raises(GeneError, match=r"Only 0 of 6 .*50%.*look like Ensg1.*a, b, c"):
+        match(["Ensg1", "Ensg2"], 0.5)
     assert match(["c", "f"], 0.1).n_missing == 4
 
 

@@ -15,7 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 from scipy.stats import chi2_contingency
 
-from invatlas.data.simulate import simulate
+from invatlas.data.simulate import simulate, split_off
 from invatlas.errors import SettingsError
 
 SMALL: dict[str, Any] = {"cells": 300, "genes": 60}
@@ -410,29 +410,44 @@ def test_cell_types_are_separable_from_the_truth_and_batches_are_not(study: AnnD
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"donors": 2}, "too few donors for the diseases: found donors=2 and diseases=3"),
-        ({"donors": 3}, "too few donors for the batches: found donors=3 and batches=4"),
-        ({"cells": 13, "cell_types": 14}, "too few cells for the cell_types: found cells=13"),
-        ({"cells": 8}, "too few cells for the donors: found cells=8 and donors=12"),
-        ({"cells": 0}, "cells must be a whole number: found 0, allowed 1 or more"),
-        ({"cells": 10.5}, "cells must be a whole number: found 10.5, allowed 1 or more"),
-        ({"genes": 1}, "genes must be a whole number: found 1, allowed 2 or more"),
-        ({"diseases": True}, "diseases must be a whole number: found True"),
-        ({"batches": "4"}, "batches must be a whole number: found '4'"),
-        ({"invariant_latents": 1}, "invariant_latents must be a whole number: found 1, allowed 2"),
-        ({"spurious_latents": 0}, "spurious_latents must be a whole number: found 0, allowed 1"),
-        ({"seed": -1}, "seed must be a whole number: found -1, allowed 0 or more"),
-        ({"seed": None}, "seed must be a whole number: found None"),
-        ({"correlation": 1.1}, "correlation is out of range: found 1.1, allowed 0 to 1"),
-        ({"correlation": -0.1}, "correlation is out of range: found -0.1, allowed 0 to 1"),
-        ({"correlation": float("nan")}, "correlation is out of range: found nan"),
-        ({"correlation": "high"}, "correlation is out of range: found 'high'"),
-        ({"disease_effect": -1.0}, "disease_effect is out of range: found -1.0, allowed 0 to 5"),
-        ({"technical_effect": 6}, "technical_effect is out of range: found 6, allowed 0 to 5"),
-        ({"library_size": 0}, "library_size is out of range: found 0, allowed 1 to 1000000"),
+        ({"donors": 2}, "donors is 2, too few for the diseases; it takes at least 3."),
+        ({"donors": 3}, "donors is 3, too few for the batches; it takes at least 4."),
+        (
+            {"cells": 13, "cell_types": 14},
+            "cells is 13, too few for the cell_types; it takes at least 14.",
+        ),
+        ({"cells": 8}, "cells is 8, too few for the donors; it takes at least 12."),
+        ({"cells": 0}, "cells is 0; it takes a whole number, 1"),
+        ({"cells": 10.5}, "cells is 10.5; it takes a whole number, 1"),
+        ({"genes": 1}, "genes is 1; it takes a whole number, 2"),
+        ({"diseases": True}, "diseases is True; it takes a whole number"),
+        ({"batches": "4"}, "batches is '4'; it takes a whole number"),
+        ({"invariant_latents": 1}, "invariant_latents is 1; it takes a whole number, 2"),
+        ({"spurious_latents": 0}, "spurious_latents is 0; it takes a whole number, 1"),
+        ({"seed": -1}, "seed is -1; it takes a whole number, 0"),
+        ({"seed": None}, "seed is None; it takes a whole number"),
+        ({"correlation": 1.1}, "correlation is 1.1; it takes 0 to 1."),
+        ({"correlation": -0.1}, "correlation is -0.1; it takes 0 to 1."),
+        ({"correlation": float("nan")}, "correlation is nan; it takes"),
+        ({"correlation": "high"}, "correlation is 'high'; it takes"),
+        ({"disease_effect": -1.0}, "disease_effect is -1.0; it takes 0 to 5."),
+        ({"technical_effect": 6}, "technical_effect is 6; it takes 0 to 5."),
+        ({"library_size": 0}, "library_size is 0; it takes 1 to 1e+06."),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
         simulate(**settings)
+
+
+def test_a_query_is_split_off_in_whole_donors() -> None:
+    whole = simulate(cells=300, genes=30, donors=8, truth=False)
+    study, query = split_off(whole)
+    assert list(query.obs.columns) == ["donor", "batch"] and not query.obsm and not query.uns
+    assert query.obs["donor"].nunique() == 2 and study.n_obs + query.n_obs == 300
+    assert not set(query.obs["donor"]) & set(study.obs["donor"].cat.categories)
+    assert (query.X != whole[query.obs_names].X).nnz == 0
+    alone = simulate(cells=30, genes=30, donors=1, diseases=1, batches=1, truth=False)
+    with pytest.raises(SettingsError, match="donors is 1"):
+        split_off(alone)

@@ -18,7 +18,7 @@ import pytest
 
 from invatlas.errors import CovariateError, DataError
 from invatlas.report.packing import pack_maps, pack_places
-from invatlas.report.page import list_colourings, render_report, write_report
+from invatlas.report.page import draw_curves, list_colourings, render_report, write_report
 from invatlas.report.plots import (
     choose_cells,
     code_categories,
@@ -250,8 +250,16 @@ def test_first_epochs_do_not_flatten_the_rest() -> None:
     steady = line_chart(range(31), {"train": list(np.linspace(20, 10, 31))}, best_epoch=30)
     assert "first epochs" not in steady
     assert 'class="best"' in steady and 'class="dot"' in steady
+    spiked = [*np.linspace(20, 10, 20), 1e3, *np.linspace(10, 9, 10)]
+    svg = line_chart(range(31), {"train": spiked})
+    assert "some epochs lie above the axis" in svg and ">1,000<" not in svg
     ElementTree.fromstring(line_chart([1, 2, 3], {"train": [0.0, 0.0, 0.0]}))
     ElementTree.fromstring(line_chart([], {"train": []}))
+
+
+def test_a_term_that_stays_zero_is_left_out(history: Maker) -> None:
+    table = history(5).assign(train_shrinkage=0.0, held_out_shrinkage=0.0)
+    assert "shrinkage" not in [curve["term"] for curve in draw_curves(table, 3)]
 
 
 def test_palette_starts_with_distinct_colours() -> None:

@@ -137,6 +137,9 @@ def test_no_cell_is_flagged(query: Maker) -> None:
     text = text_of(render_query_report(**query(300, new=0.0) | {"groups": None}))
     assert "No cell is flagged as new." in text
     assert "Groups of new cells were not looked for." in text
+    sure = query(300)
+    sure["cells"].obs["abstained"] = sure["cells"].obs["novelty_flag"]
+    assert "flagged as new and got no call." in text_of(render_query_report(**sure))
     none = query(300, new=0.0)
     none["groups"] = none["groups"].iloc[:0]
     assert "There is no group of new cells." in text_of(render_query_report(**none))
@@ -261,6 +264,8 @@ def test_colourings_cover_calls_and_own_columns(query: Maker) -> None:
     assert "barcode" not in listed, "each cell has its own"
     assert list(listed)[-6] == "donor", "what calls are broken down by comes first"
     assert listed["novelty_flag"].top == 0
+    nothing_new = list_colourings(obs.assign(novelty_flag=False), summary)
+    assert nothing_new[0].values.name == "predicted_cell_type"
     counts = listed["n_counts"].values
     assert counts.notna().all() and 50 < counts.value_counts().min() < 80
     assert listed["cluster"].shades == ()

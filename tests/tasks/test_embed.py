@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import invatlas as ia
-from invatlas.errors import CountsError, GeneError, SettingsError
+from invatlas.errors import CountsError, DataError, GeneError, SettingsError
 from invatlas.tasks.embed import match_counts
 from invatlas.training import posterior
 
@@ -193,8 +193,9 @@ def test_missing_genes_raise_the_library_size_by_their_share(
 def test_an_overlap_that_is_too_small_is_refused(atlas: ia.Atlas, study: AnnData) -> None:
     shares = pd.Series(atlas.gene_shares, atlas.genes).sort_values()
     few = study[:, list(shares.index[:40])].copy()
-    with pytest.raises(GeneError, match=r"Only 40 of 120 genes.*at least 50%"):
+    with pytest.raises(GeneError, match=r"Only 40 of 120 genes.*at least 50%") as refusal:
         ia.embed(atlas, few)
+    assert "--minimum-overlap" in str(refusal.value) and "look like" not in str(refusal.value)
     assert ia.embed(atlas, few, minimum_overlap=0.01).shape == (600, 5)
     few.var_names = [f"ENSG{i}" for i in range(40)]
     with pytest.raises(GeneError, match=r"Only 0 of 120 genes.*look like ENSG0"):
@@ -224,3 +225,11 @@ def test_mapped_cells_carry_obs_and_latents_and_no_counts(
     assert mapped.cells.X is None and mapped.overlap.n_missing == 0
     mapped.cells.obs["donor"] = "changed"
     assert "changed" not in set(study.obs["donor"])
+
+
+def test_anything_but_cells_is_refused(atlas: ia.Atlas) -> None:
+    for ask in (ia.embed, ia.annotate, ia.novelty, ia.prediction_sets, ia.map_cells, ia.adapt):
+        with pytest.raises(DataError, match=r"'query.h5ad' \(str\); they must be an AnnData"):
+            ask(atlas, "query.h5ad")
+    with pytest.raises(DataError, match="must be an AnnData"):
+        ia.fit("study.h5ad", ["cell_type"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 from anndata import AnnData
 
 import invatlas as ia
+from invatlas.tasks.summary import describe_calibration
 
 
 def test_cells_of_every_value_are_counted_and_everything_is_plain(
@@ -23,4 +25,11 @@ def test_cells_of_every_value_are_counted_and_everything_is_plain(
     assert set(summary["technical"]) == {"donor", "batch"}
     assert (summary["title"], summary["cells"], summary["genes"]) == ("A title", 600, 120)
     assert "drawn at random" in summary["calibration"]
+    assert summary["training"]["calibration_seconds"] > 0
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_a_calibration_on_whole_values_names_their_column(atlas: ia.Atlas) -> None:
+    assert atlas.calibration is not None
+    whole = replace(atlas, calibration=replace(atlas.calibration, whole_donors=True))
+    assert "cells of values of donor that training never met" in describe_calibration(whole)

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from invatlas.errors import CountsError, GeneError
+from invatlas.errors import CountsError, DataError, GeneError
 
 CHUNK = 8192
 LARGEST_COUNT = 2**31
@@ -68,6 +68,21 @@ class CountSource:
     def n_cells(self) -> int:
         """Number of cells."""
         return int(self.matrix.shape[0])
+
+
+def check_cells(adata: object) -> None:
+    """Refuse anything that is no AnnData, such as the path of one.
+
+    Raises
+    ------
+    DataError
+        Unless it is an AnnData.
+    """
+    if not isinstance(adata, AnnData):
+        raise DataError(
+            f"The cells are {adata!r:.80} ({type(adata).__name__}); they must be an AnnData, such "
+            "as anndata.read_h5ad gives."
+        )
 
 
 def read_counts(adata: AnnData, layer: str | None = None) -> Iterator[tuple[slice, sp.csr_matrix]]:

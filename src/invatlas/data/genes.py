@@ -19,7 +19,13 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from invatlas.data.counts import read_counts
-from invatlas.data.gene_names import Translation, find_other_species, read_names, translate
+from invatlas.data.gene_names import (
+    HARDLY_ANY,
+    Translation,
+    find_other_species,
+    read_names,
+    translate,
+)
 from invatlas.data.nomenclature import Nomenclature
 from invatlas.errors import GeneError
 from invatlas.processor import kept_threads
@@ -74,10 +80,12 @@ def select_genes(
     filled = np.asarray(counts.sum(axis=1)).ravel() > 0
     looked_at = AnnData(
         counts[filled].astype(np.float32),
-        obs=pd.DataFrame({"stratum": pd.Categorical(strata[filled].astype(str))}),
+        obs=pd.DataFrame(
+            {"stratum": pd.Categorical(strata[filled].astype(str))},
+            index=np.flatnonzero(filled).astype(str),
+        ),
         var=pd.DataFrame(index=names),
     )
-    looked_at.obs_names = looked_at.obs_names.astype(str)
     with warnings.catch_warnings(), kept_threads():
         warnings.simplefilter("ignore")
         table = sc.experimental.pp.highly_variable_genes(
@@ -230,9 +238,14 @@ def _say_too_few(found: Translation, held: float, minimum: float) -> str:
     query, atlas = Nomenclature.of(named), Nomenclature.of(found.genes)
     text = (
         f"Only {found.n_met} of {len(found.genes)} genes of the atlas are in the query, and they "
-        f"held {held:.1%} of the reference's counts; {needed}. The query's genes look like "
-        f"{', '.join(named[:3]) or 'nothing: none has a name'}; the atlas's like "
-        f"{', '.join(found.genes[:3])}."
+        f"held {held:.1%} of the reference's counts; {needed}."
+    )
+    enough = found.n_met >= HARDLY_ANY * len(found.genes) and held > 0
+    if enough and query.ensembl == atlas.ensembl:
+        return f"{text} A lower minimum_overlap (--minimum-overlap) takes fewer."
+    text += (
+        f" The query's genes look like {', '.join(named[:3]) or 'nothing: none has a name'}; the "
+        f"atlas's like {', '.join(found.genes[:3])}."
     )
     if named and query.ensembl != atlas.ensembl:
         text += (

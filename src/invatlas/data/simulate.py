@@ -148,6 +148,32 @@ def simulate(
     return _draw_cells(streams[3], cells, people, biology, truth)
 
 
+def split_off(study: AnnData) -> tuple[AnnData, AnnData]:
+    """Take a quarter of the donors out of a study, as a query whose biology nobody was told.
+
+    Parameters
+    ----------
+    study
+        What :func:`simulate` returned.
+
+    Returns
+    -------
+    The study without its last donors, and the counts of their cells with ``donor`` and ``batch``.
+
+    Raises
+    ------
+    SettingsError
+        If there is one donor only.
+    """
+    donors = study.obs["donor"].cat.categories
+    if len(donors) < 2:
+        raise SettingsError("donors is 1; a study that spares some for a query takes 2 or more.")
+    spared = study.obs["donor"].isin(donors[-max(1, len(donors) // 4) :]).to_numpy()
+    left = study[spared]
+    query = AnnData(left.X, obs=left.obs[["donor", "batch"]].copy(), var=left.var[[]].copy())
+    return study[~spared].copy(), query
+
+
 def _check_sizes(sizes: Mapping[str, int]) -> None:
     """Refuse sizes that are no whole numbers or leave a cell type, donor or batch empty."""
     least = {"genes": 2, "invariant_latents": 2, "seed": 0}
@@ -158,15 +184,12 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
         except TypeError:
             fits = False
         if not fits:
-            raise SettingsError(
-                f"{name} must be a whole number: found {value!r}, allowed {low} or more"
-            )
+            raise SettingsError(f"{name} is {value!r}; it takes a whole number, {low} or more.")
     pairs = ("cells", "cell_types"), ("cells", "donors"), ("donors", "diseases")
     for many, few in (*pairs, ("donors", "batches")):
         if sizes[many] < sizes[few]:
             raise SettingsError(
-                f"too few {many} for the {few}: found {many}={sizes[many]} and "
-                f"{few}={sizes[few]}, allowed {many} of at least {sizes[few]}"
+                f"{many} is {sizes[many]}, too few for the {few}; it takes at least {sizes[few]}."
             )
 
 
@@ -174,7 +197,7 @@ def _check_real(name: str, value: float, low: float, high: float) -> None:
     """Refuse anything but a number within [low, high]; NaN is outside."""
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not number or not low <= value <= high:
-        raise SettingsError(f"{name} is out of range: found {value!r}, allowed {low} to {high}")
+        raise SettingsError(f"{name} is {value!r}; it takes {low:g} to {high:g}.")
 
 
 def _draw_technique(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from anndata import AnnData
 from markupsafe import Markup
@@ -60,7 +61,7 @@ def render_report(
         `biological` and `technical` (column to category to number of cells), `missing` (column
         to number of cells without a value), `confounding` (optional; rows as of
         `invatlas.confounding`), `training` (`epochs`, `best_epoch`, `seconds`,
-        `cells_per_second`, `stopped`), `settings`, `versions`.
+        `cells_per_second`, `stopped`, `calibration_seconds` if known), `settings`, `versions`.
     latents
         obs with the covariates, obsm `X_invariant` (cell, latent), `X_spurious` (cell, latent;
         may have no columns) and their layouts `X_invariant_umap`, `X_spurious_umap` (cell, 2).
@@ -145,7 +146,7 @@ def draw_overview(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def draw_curves(history: pd.DataFrame, best_epoch: float | None) -> list[dict[str, Any]]:
-    """Draw every term of the objective over epochs, the objective first.
+    """Draw every term of the objective over epochs, the objective first; not one that stays 0.
 
     Parameters
     ----------
@@ -172,6 +173,8 @@ def draw_curves(history: pd.DataFrame, best_epoch: float | None) -> list[dict[st
             for kind in ("train", "held_out")
             if f"{kind}_{term}" in history
         }
+        if not np.any(list(lines.values())):
+            continue
         small, wide = (
             Markup(
                 line_chart(

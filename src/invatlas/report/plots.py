@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_CELLS = 20_000
 COLOURS = 120
+SPIKES = 9  # epochs whose median a spike does not move
 LAYOUTS = {"invariant": "X_invariant_umap", "spurious": "X_spurious_umap"}
 
 # Okabe & Ito (2008) without black and with a darker yellow, then hues that stay apart from them.
@@ -159,8 +160,8 @@ def line_chart(
 ) -> str:
     """Draw curves over epochs.
 
-    Where the first epochs would flatten all that follows, the axis covers the later ones and a
-    note says that the start is above it.
+    Where the first epochs or some spikes would flatten all else, the axis covers what is left
+    and a note says that they lie above it.
 
     Parameters
     ----------
@@ -203,7 +204,9 @@ def line_chart(
             parts.append(f'<circle class="dot" {place} r="4"/>')
     if cut:
         place = f'x="{plane.right:g}" y="{plane.top + 12:g}"'
-        parts.append(f'<text class="tick end" {place}>first epochs lie above the axis</text>')
+        late = any((line[_start_of(line) :] > high).any() for line in values.values())
+        what = "some epochs" if late else "first epochs"
+        parts.append(f'<text class="tick end" {place}>{what} lie above the axis</text>')
     return draw_svg(width, height, label, parts)
 
 
@@ -293,15 +296,29 @@ def _draw_key(ax: Axes, names: Sequence[str]) -> None:
 
 
 def _choose_range(lines: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float, bool]:
+    """Ends of the axis, and whether it leaves out the start or spikes far above running medians."""
     every = np.concatenate([line[np.isfinite(line)] for line in lines])
-    late = np.concatenate([line[max(1, len(line) // 12) :] for line in lines])
-    late = late[np.isfinite(late)]
+    late = np.concatenate([line[_start_of(line) :] for line in lines])
+    calm = np.concatenate(
+        [
+            pd.Series(line[_start_of(line) :]).rolling(SPIKES, center=True, min_periods=1).median()
+            for line in lines
+        ]
+    )
+    calm, late = calm[np.isfinite(calm)], late[np.isfinite(late)]
+    if len(calm) > 2 * SPIKES:
+        late = late[late <= calm.max() + 0.5 * (calm.max() - calm.min())]
     low, high, cut = float(every.min()), float(every.max()), False
-    if len(late) and 0 < float(late.max() - late.min()) < (high - low) / 4:
+    if len(late) and 0 < float(late.max() - late.min()) < 0.4 * (high - low):
         bound = float(late.max() + 0.12 * (late.max() - late.min()))
         low, high, cut = min(low, float(late.min())), bound, bound < high
     room = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
     return low - room, high + (0.0 if cut else room), cut
+
+
+def _start_of(line: npt.NDArray[np.float64]) -> int:
+    """Where the first epochs end."""
+    return max(1, len(line) // 12)
 
 
 def _trace(points: Sequence[tuple[float, float]], name: str) -> list[str]:

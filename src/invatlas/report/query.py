@@ -191,6 +191,8 @@ def draw_histogram(
 def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colouring]:
     """List what the map can be coloured by: novelty, calls, then columns of the query.
 
+    Calls come first where nothing is flagged.
+
     Parameters
     ----------
     obs
@@ -235,6 +237,8 @@ def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colou
             listed.append(Colouring(obs[f"predicted_{name}"], "called", likeliest))
     joint = obs["predicted_joint_probability"]
     listed.append(_colour_numbers(joint, "called", "How sure the call is."))
+    if not (outcome == "new").any():  # the map opens on the first
+        listed.sort(key=lambda colouring: colouring.role != "called")
     own = [name for name in obs.columns if name not in made and not _names_cells(obs[name])]
     own.sort(key=lambda name: name != summary.get("by"))
     for name in own[:MOST_COLUMNS]:

@@ -16,6 +16,7 @@ import torch
 from anndata import AnnData
 
 from invatlas.atlas import Atlas, tabulate_values
+from invatlas.data.counts import check_cells
 from invatlas.data.covariates import Covariate, Schema, text_values
 from invatlas.data.minibatch import Cells
 from invatlas.errors import CovariateError, DataError
@@ -65,6 +66,7 @@ def adapt(
     GeneError, CountsError
         As :func:`invatlas.embed`.
     """
+    check_cells(adata)
     known = atlas.schema.technical
     added = [_new_values(covariate, adata) for covariate in known]
     if not atlas.settings.spurious_latents and not atlas.settings.technical_in_decoder:
@@ -72,8 +74,13 @@ def adapt(
             "There is nothing to adapt: the atlas has no spurious latents, and its decoder is not "
             "told the technical values."
         )
+    columns = ", ".join(covariate.name for covariate in known) or "none"
+    if not any(covariate.name in adata.obs.columns for covariate in known):
+        raise CovariateError(
+            f"There is nothing to adapt to: obs has none of the atlas's technical columns "
+            f"({columns}); it has {', '.join(map(str, adata.obs.columns)) or 'none'}."
+        )
     if not any(added):
-        columns = ", ".join(covariate.name for covariate in known) or "none"
         raise CovariateError(
             f"There is nothing to adapt to: obs has no value the atlas lacks in its technical "
             f"columns ({columns})."

@@ -8,7 +8,7 @@ import numpy as np
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
-from invatlas.data.counts import CountSource
+from invatlas.data.counts import CountSource, check_cells
 from invatlas.data.genes import GeneOverlap, match_genes
 from invatlas.errors import SettingsError
 from invatlas.training.posterior import encode_cells
@@ -75,6 +75,7 @@ def match_counts(
     Where genes are missing, library sizes are raised to what all genes would have summed to:
     divided by the share of the reference's counts that the common genes held.
     """
+    check_cells(adata)
     found, overlap = match_genes(
         adata.var, atlas.genes, atlas.gene_shares, minimum_overlap, gene_column
     )

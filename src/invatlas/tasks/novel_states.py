@@ -18,10 +18,11 @@ import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
+from anndata.utils import make_index_unique
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from invatlas.data.counts import read_counts
+from invatlas.data.counts import check_cells, read_counts
 from invatlas.data.gene_names import read_names
 from invatlas.errors import DataError
 from invatlas.processor import kept_threads
@@ -87,6 +88,7 @@ def novel_states(
     CountsError
         If the counts are no raw counts.
     """
+    check_cells(adata)
     if not len(calls) == len(latents) == adata.n_obs:
         raise DataError(
             f"There are {adata.n_obs} cells, but {len(calls)} calls and {len(latents)} latents."
@@ -169,15 +171,17 @@ def _find_markers(
     rows = np.concatenate([inside, against])
     counts = sp.vstack([chunk for _, chunk in read_counts(adata[rows], layer)], format="csr")
     names = zip(read_names(adata.var, gene_column), adata.var_names, strict=True)
+    genes = pd.Index([name or str(other) for name, other in names])
     some = AnnData(
         counts.astype(np.float32),
-        obs=pd.DataFrame({"side": pd.Categorical(["in"] * len(inside) + ["out"] * len(against))}),
-        var=pd.DataFrame(index=[name or str(other) for name, other in names]),
+        obs=pd.DataFrame(
+            {"side": pd.Categorical(["in"] * len(inside) + ["out"] * len(against))},
+            index=np.arange(len(rows)).astype(str),
+        ),
+        var=pd.DataFrame(index=make_index_unique(genes)),
     )
-    some.obs_names = some.obs_names.astype(str)
     with warnings.catch_warnings(), kept_threads():
         warnings.simplefilter("ignore")
-        some.var_names_make_unique()
         sc.pp.normalize_total(some, target_sum=1e4)
         sc.pp.log1p(some)
         sc.tl.rank_genes_groups(some, "side", groups=["in"], reference="out", method="wilcoxon")

@@ -98,7 +98,9 @@ def describe_calibration(atlas: Atlas) -> str:
     known = atlas.calibration
     if known is None:
         return "Not calibrated: fewer than 20 labelled cells were held out."
-    whom = "of donors nobody trained on" if known.whole_donors else "drawn at random"
+    whom = "drawn at random"
+    if known.whole_donors:
+        whom = f"of values of {_spared_column(atlas)} that training never met"
     together, *own = known.exponents.tolist()
     names = [covariate.name for covariate in atlas.schema.biological]
     parts = [f"{value:.2f} ({name})" for name, value in zip(names, own, strict=True)]
@@ -111,6 +113,16 @@ def describe_calibration(atlas: Atlas) -> str:
         f"{', '.join(parts)}; expected calibration error {known.expected_calibration_error:.3f}, "
         f"Brier score {known.brier:.3f}.{doubt if poor else ''}"
     )
+
+
+def _spared_column(atlas: Atlas) -> str:
+    """Name the technical column with most values before any adaptation (see training/split.py)."""
+    sizes = {
+        c.name: len(c.categories)
+        - sum(len(step["values"].get(c.name, [])) for step in atlas.record["adapted"])
+        for c in atlas.schema.technical
+    }
+    return max(sizes, key=sizes.__getitem__)
 
 
 def _count(covariate: Covariate, obs: pd.DataFrame) -> dict[str, int]:
