@@ -17,9 +17,17 @@ from anndata import AnnData
 
 from invatlas.data.confounding import find_confounding, refuse_confounding
 from invatlas.data.counts import CountSource, check_cells
-from invatlas.data.covariates import Covariate, Hierarchy, Schema, combine, describe_unmet
+from invatlas.data.covariates import (
+    Covariate,
+    Hierarchy,
+    Schema,
+    combine,
+    describe_unmet,
+    holds_fractions,
+    keep_categories,
+)
 from invatlas.data.genes import select_genes
-from invatlas.data.minibatch import Cells
+from invatlas.data.minibatch import Cells, Rounding
 from invatlas.errors import CountsError, DataError, GeneError, TrainingError
 from invatlas.model.invae import Model
 from invatlas.model.priors import CovariateTable
@@ -116,7 +124,8 @@ def fit(
         Raw counts (cell, gene) with the covariates in obs. Never changed.
     biological, technical
         Columns of obs: what makes a cell what it is (cell type, disease), and what the
-        laboratory adds (donor, batch, platform). A cell may lack any value.
+        laboratory adds (donor, batch, platform). A cell may lack any value. ``age:continuous``
+        takes a column of numbers as a scale, which the priors follow along a linear spline.
     hierarchy
         Coarse values of biological columns and the finer ones each stands for, by column:
         ``{"cell_type": {"T cell": ["CD4 T", "CD8 T"]}}``. A cell with a coarse value may be any
@@ -156,16 +165,18 @@ def fit(
     confounded = find_confounding(schema, biological_codes, technical_codes)
     if strict:
         refuse_confounding(confounded)
-    names = _choose_genes(adata, genes, layer, technical_codes, settings)
+    groups = _groups(schema, biological_codes, technical_codes)
+    names = _choose_genes(adata, genes, layer, groups[1], settings)
     source = CountSource.from_anndata(adata, names, layer)
     if not source.matrix.nnz:
         raise CountsError(
             f"None of the {len(names)} genes is counted in any of {adata.n_obs} cells."
         )
-    cells = Cells(source, biological_codes, technical_codes)
-    split = split_cells(
-        cells.biological, cells.technical, settings.held_out, np.random.default_rng(settings.seed)
-    )
+    rounding = None
+    if any(covariate.knots for covariate in schema.covariates):
+        rounding = Rounding(*schema.offsets(adata.obs), np.random.default_rng(settings.seed))
+    cells = Cells(source, biological_codes, technical_codes, rounding)
+    split = split_cells(*groups, settings.held_out, np.random.default_rng(settings.seed))
     job = Job(cells, schema, settings, lambda rows: _describe(rows, cells, adata, schema), progress)
     with torch.random.fork_rng(devices=[]):
         start = time.perf_counter()
@@ -239,7 +250,8 @@ class Job:
         found = calibrate(model, cells, split, generator)
         if found is None or split.covariate is not None or not settings.spared_donors:
             return found, []
-        spared = split_donors(cells.biological, cells.technical, settings.spared_donors, generator)
+        biological, technical = _groups(self.schema, cells.biological, cells.technical)
+        spared = split_donors(biological, technical, settings.spared_donors, generator)
         if spared is None:
             return found, []
         column = self.schema.technical[spared.covariate or 0].name
@@ -251,9 +263,7 @@ class Job:
         if training.stopped == "interrupted":
             return found, left_out
         rows = spared.train
-        inner = split_cells(
-            cells.biological[rows], cells.technical[rows], settings.held_out, generator
-        )
+        inner = split_cells(biological[rows], technical[rows], settings.held_out, generator)
         inner = Split(rows[inner.train], rows[inner.held_out], None)
         try:
             second, second_training = self.run(inner, "calibration")
@@ -278,13 +288,24 @@ def tabulate_values(
 ) -> CovariateTable:
     """Lay out some combinations (combination, covariate) of the values of covariates."""
     groups = tuple(torch.as_tensor(c.members, device=combinations.device) for c in covariates)
-    return CovariateTable([len(c.categories) for c in covariates], combinations, weights, groups)
+    sizes, ordered = [len(c.categories) for c in covariates], [bool(c.knots) for c in covariates]
+    return CovariateTable(sizes, combinations, weights, groups, tuple(ordered))
 
 
 def package_versions() -> dict[str, str]:
     """Versions of what a fit depends on."""
     packages = ("invatlas", "torch", "anndata", "scanpy", "numpy", "scipy", "safetensors")
     return {"python": sys.version.split()[0], **{name: version(name) for name in packages}}
+
+
+def _groups(
+    schema: Schema, biological: np.ndarray, technical: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes that tell which cells belong together; numbers do not."""
+    return (
+        keep_categories(schema.biological, biological),
+        keep_categories(schema.technical, technical),
+    )
 
 
 def _choose_genes(
@@ -295,7 +316,7 @@ def _choose_genes(
     settings: Settings,
 ) -> list[str]:
     if genes is None:
-        strata = technical[:, 0] if technical.shape[1] else None
+        strata = next((codes for codes in technical.T if (codes >= 0).any()), None)
         return select_genes(adata, settings.genes, layer, strata, settings.seed)
     if isinstance(genes, str):
         raise GeneError(f"genes is the text {genes!r}; it takes a list of gene names.")
@@ -376,6 +397,11 @@ def _warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
             "learns little, and X_invariant may hold differences of donors and batches."
         )
     for covariate in schema.covariates:
+        if not covariate.knots and holds_fractions(adata.obs[covariate.name]):
+            found.append(
+                f"{covariate.name} holds numbers, and each of {len(covariate.categories)} was "
+                f"taken as a category. {covariate.name}:continuous takes them as a scale."
+            )
         codes = covariate.encode(adata.obs)
         few = [name for code, name in enumerate(covariate.categories) if (codes == code).sum() < 5]
         if few:

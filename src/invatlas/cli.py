@@ -55,6 +55,7 @@ Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 MOST_FINDINGS = 12
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; all by default.")]
+COLUMN = "obs column, or column:continuous for a scale; may be repeated."
 RUN_KEYS = ("biological", "technical", "hierarchy", "layer", "genes_file", "gene_names")
 
 
@@ -82,12 +83,8 @@ def main(
 def fit(
     cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the atlas.")],
-    biological: Annotated[
-        list[str] | None, typer.Option("--biological", "-b", help="obs column; may be repeated.")
-    ] = None,
-    technical: Annotated[
-        list[str] | None, typer.Option("--technical", "-t", help="obs column; may be repeated.")
-    ] = None,
+    biological: Annotated[list[str] | None, typer.Option("--biological", "-b", help=COLUMN)] = None,
+    technical: Annotated[list[str] | None, typer.Option("--technical", "-t", help=COLUMN)] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="TOML file with any setting, or the atlas.json of an earlier fit."),

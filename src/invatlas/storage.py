@@ -150,8 +150,8 @@ def write_atlas(atlas: Atlas, folder: Path) -> None:
         "model_sha256": _digest(folder / MODEL),
         "calibration": _write_calibration(atlas.calibration, folder / CALIBRATION),
         "run": {
-            "biological": [c.name for c in atlas.schema.biological],
-            "technical": [c.name for c in atlas.schema.technical],
+            "biological": [c.column for c in atlas.schema.biological],
+            "technical": [c.column for c in atlas.schema.technical],
             "hierarchy": {
                 c.name: {group: list(finer) for group, finer in c.groups}
                 for c in atlas.schema.biological
@@ -322,7 +322,7 @@ def _read_calibration(
 ) -> Calibration | None:
     if card is None:
         return None
-    table = model.prior_invariant.combinations
+    table, _ = model.prior_invariant.joint()
     try:
         cells, landmarks = int(card["cells"]), int(card["landmarks"])
         gap, brier = (float(card[name]) for name in ("expected_calibration_error", "brier"))

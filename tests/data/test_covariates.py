@@ -147,7 +147,6 @@ def test_a_hierarchy_that_cannot_be_used_is_refused(hierarchy: object, message: 
         ("each", r"'each' has another value in each of 6 cells \('k0', 'k1', \.\.\.\)"),
         ("empty", r"'empty' has no value in any of 6 cells"),
         ("spelled_empty", r"'spelled_empty' has no value in any of 6 cells"),
-        ("score:continuous", r"'score' is asked for as continuous"),
         ("score:spline", r"kind 'spline'; it may be categorical or continuous"),
     ],
 )

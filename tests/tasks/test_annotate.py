@@ -172,7 +172,7 @@ def test_a_saved_atlas_calls_alike(atlas: ia.Atlas, bare: AnnData, tmp_path) -> 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"given": {"disese": "x"}}, CovariateError, "no biological covariate"),
+        ({"given": {"disese": "x"}}, CovariateError, "no categorical biological covariate"),
         ({"given": {"disease": "plague"}}, CovariateError, "'plague'.*the atlas knows"),
         ({"given": {"disease": []}}, CovariateError, "leaves no combination"),
         ({"label_prior": "mine"}, SettingsError, "reference, uniform, query"),

@@ -195,12 +195,19 @@ def check_design(
 def find_confounding(
     schema: Schema, biological: np.ndarray, technical: np.ndarray
 ) -> list[Finding]:
-    """Find what is confounded in codes (cell, covariate), the gravest first."""
+    """Find what is confounded in codes (cell, covariate), the gravest first.
+
+    Scales are passed over: their values are no groups.
+    """
     found: list[Finding] = []
-    for i, d in enumerate(schema.biological):
-        for j, e in enumerate(schema.technical):
+    d_columns, e_columns = (
+        [(i, c) for i, c in enumerate(covariates) if not c.knots]
+        for covariates in (schema.biological, schema.technical)
+    )
+    for i, d in d_columns:
+        for j, e in e_columns:
             found += _compare_with_technical(d, e, _count(d, e, biological[:, i], technical[:, j]))
-    for (i, a), (j, b) in combinations(enumerate(schema.biological), 2):
+    for (i, a), (j, b) in combinations(d_columns, 2):
         found += _compare_biological(a, b, _count(a, b, biological[:, i], biological[:, j]))
     return sorted(found, key=lambda finding: KINDS.index(finding.kind))
 

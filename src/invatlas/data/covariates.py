@@ -5,7 +5,8 @@ from the reference, once, and kept in alphabetical order; those an
 adaptation adds come after them. A missing value is no category: its code
 is -1, and the model sums it out. Nor is a coarse value, such as "T cell" where others are called
 "CD4 T" and "CD8 T": the k-th of them has the code -2 - k, and the model sums over what it stands
-for.
+for. A continuous covariate has knots in place of categories (see knots.py): its code is the
+nearest knot, its offset how far from it the number lies.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from invatlas.data.knots import choose_knots, locate, name_knots, read_numbers
 from invatlas.errors import CovariateError
 
 MISSING = -1
@@ -37,17 +39,21 @@ class Covariate:
     name
         Column of obs.
     kind
-        ``categorical``; ``continuous`` is part of the format and is not fitted yet.
+        ``categorical`` or ``continuous``.
     categories
-        Values it takes, in alphabetical order, added ones last; empty where it is continuous.
+        Values it takes, in alphabetical order, added ones last; names of the knots where it is
+        continuous.
     groups
         Coarse values, in alphabetical order, each with the categories it stands for.
+    knots
+        Numbers the model interpolates between, rising; none where it is categorical.
     """
 
     name: str
     kind: str
     categories: tuple[str, ...]
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    knots: tuple[float, ...] = ()
 
     @classmethod
     def learn(cls, obs: pd.DataFrame, column: str, hierarchy: Hierarchy | None = None) -> Covariate:
@@ -58,8 +64,8 @@ class Covariate:
         Raises
         ------
         CovariateError
-            If the column is absent, wholly missing, constant, different in every cell, or
-            of a kind that cannot be fitted.
+            If the column is absent, wholly missing, constant, categorical and different in
+            every cell, or continuous and no number.
         """
         name, _, kind = column.rpartition(":")
         if column in obs.columns or not name:
@@ -69,9 +75,10 @@ class Covariate:
                 f"{column!r} asks for kind {kind!r}; it may be {' or '.join(KINDS)}."
             )
         if kind == "continuous":
-            raise CovariateError(
-                f"{name!r} is asked for as continuous; this version fits categorical covariates."
-            )
+            if hierarchy:
+                raise CovariateError(f"{name!r} is continuous; it has no hierarchy of values.")
+            knots = choose_knots(read_numbers(text_values(obs, name), name), name)
+            return cls(name, kind, name_knots(knots), knots=knots)
         every = text_values(obs, name).dropna()
         values = every[~every.isin(list(hierarchy or {}))]
         categories = tuple(sorted(values.unique()))
@@ -97,6 +104,11 @@ class Covariate:
         return cls(name, kind, categories, groups)
 
     @property
+    def column(self) -> str:
+        """How :meth:`learn` is told of it."""
+        return f"{self.name}:continuous" if self.knots else self.name
+
+    @property
     def members(self) -> np.ndarray:
         """Which categories each coarse value stands for, bool (group, category)."""
         rows = [np.isin(self.categories, list(finer)) for _, finer in self.groups]
@@ -106,10 +118,24 @@ class Covariate:
         """Codes of a column, shape (cell,); -1 where missing or never seen in the reference."""
         if self.name not in obs.columns:
             return np.full(len(obs), MISSING, dtype=np.int64)
+        if self.knots:
+            positions = self.positions(obs)
+            return np.asarray(np.nan_to_num(np.rint(positions), nan=MISSING), dtype=np.int64)
         coarse = [group for group, _ in self.groups]
         found = pd.Categorical(text_values(obs, self.name), categories=[*self.categories, *coarse])
         codes = np.asarray(found.codes, dtype=np.int64)
         return np.where(codes < len(self.categories), codes, len(self.categories) - 2 - codes)
+
+    def positions(self, obs: pd.DataFrame) -> np.ndarray:
+        """Where the numbers of a continuous column lie among the knots; NaN where missing."""
+        return locate(read_numbers(text_values(obs, self.name), self.name), self.knots)
+
+    def offsets(self, obs: pd.DataFrame) -> np.ndarray:
+        """How far each value lies from its code, -1/2 to 1/2; 0 where categorical or missing."""
+        if not self.knots or self.name not in obs.columns:
+            return np.zeros(len(obs), dtype=np.float32)
+        positions = np.nan_to_num(self.positions(obs))
+        return np.asarray(positions - np.rint(positions), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -147,6 +173,12 @@ class Schema:
                 raise CovariateError(f"{role} is {columns!r}; it takes a list of obs columns.")
             if odd := [column for column in columns if not isinstance(column, str)]:
                 raise CovariateError(f"{role} names {odd[0]!r}; an obs column is named by text.")
+        kinds = [column.endswith(":continuous") for column in biological]
+        if biological and all(kinds) and not set(biological) & set(obs.columns):
+            raise CovariateError(
+                f"{', '.join(biological)}: calls need at least one categorical biological "
+                "covariate beside continuous ones."
+            )
         if not biological:
             raise CovariateError(
                 "No biological covariate is named; name at least one of the obs columns "
@@ -173,9 +205,24 @@ class Schema:
         """Biological and technical covariates, in this order."""
         return self.biological + self.technical
 
+    @property
+    def called(self) -> tuple[Covariate, ...]:
+        """Biological covariates with categories, which calls name together."""
+        return tuple(covariate for covariate in self.biological if not covariate.knots)
+
     def encode(self, obs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Codes of the biological and the technical columns, each (cell, covariate)."""
         return encode(self.biological, obs), encode(self.technical, obs)
+
+    def offsets(self, obs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Distances of the values from their codes, as :meth:`encode` orders them."""
+        found = [
+            np.stack([c.offsets(obs) for c in covariates], 1)
+            if covariates
+            else np.zeros((len(obs), 0), dtype=np.float32)
+            for covariates in (self.biological, self.technical)
+        ]
+        return found[0], found[1]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for ``atlas.json``."""
@@ -186,6 +233,7 @@ class Schema:
                     "kind": c.kind,
                     "categories": list(c.categories),
                     "groups": {group: list(finer) for group, finer in c.groups},
+                    "knots": list(c.knots),
                 }
                 for c in covariates
             ]
@@ -206,6 +254,7 @@ class Schema:
                     str(c["kind"]),
                     tuple(map(str, c["categories"])),
                     tuple((str(k), tuple(map(str, v))) for k, v in c["groups"].items()),
+                    tuple(map(float, c["knots"])),
                 )
                 for c in values[role]
             )
@@ -217,6 +266,11 @@ def encode(covariates: Sequence[Covariate], obs: pd.DataFrame) -> np.ndarray:
     """Codes of several columns, shape (cell, covariate)."""
     codes = [covariate.encode(obs) for covariate in covariates]
     return np.stack(codes, 1) if codes else np.zeros((len(obs), 0), dtype=np.int64)
+
+
+def keep_categories(covariates: Sequence[Covariate], codes: np.ndarray) -> np.ndarray:
+    """Codes (cell, covariate) in which continuous values are missing, as for splitting cells."""
+    return np.where([bool(covariate.knots) for covariate in covariates], MISSING, codes)
 
 
 def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -256,6 +310,11 @@ def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
     return text.where(~text.str.strip().str.lower().isin(MISSING_SPELLINGS))
 
 
+def holds_fractions(column: pd.Series) -> bool:
+    """Whether a column holds floating-point numbers that are not all whole."""
+    return pd.api.types.is_float_dtype(column) and bool((column.dropna() % 1 != 0).any())
+
+
 def describe_unmet(hierarchy: Mapping[str, Hierarchy], obs: pd.DataFrame) -> list[str]:
     """Say which names of a hierarchy no cell has: a wider hierarchy is fine, a misspelt one not."""
     messages = []
@@ -270,7 +329,7 @@ def describe_unmet(hierarchy: Mapping[str, Hierarchy], obs: pd.DataFrame) -> lis
 
 
 def _column_name(column: str) -> str:
-    return column.removesuffix(":categorical")
+    return column.removesuffix(":categorical").removesuffix(":continuous")
 
 
 def _check_hierarchy(hierarchy: object, biological: Sequence[str]) -> Mapping[str, Hierarchy]:

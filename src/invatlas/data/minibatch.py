@@ -166,6 +166,30 @@ def gather_counts(
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """Deals a continuous value to one of the two knots it lies between, the nearer more often.
+
+    On average over many draws the cell belongs to both, in linear interpolation (data/knots.py).
+
+    Attributes
+    ----------
+    biological, technical
+        Distances of the values from their codes, -1/2 to 1/2, each (cell, covariate).
+    generator
+        Of the draws.
+    """
+
+    biological: np.ndarray
+    technical: np.ndarray
+    generator: np.random.Generator
+
+    def draw(self, offsets: np.ndarray) -> np.ndarray:
+        """What to add to the codes: -1, 0 or 1."""
+        moved = self.generator.random(offsets.shape) < np.abs(offsets)
+        return np.where(moved, np.sign(offsets), 0).astype(np.int64)
+
+
+@dataclass(frozen=True)
 class Cells:
     """Counts and covariate codes of the cells a loop goes through.
 
@@ -175,23 +199,26 @@ class Cells:
         Raw counts.
     biological, technical
         Codes, each (cell, covariate); -1 where missing.
+    rounding
+        How continuous values are dealt to the two knots beside them; by default each has the
+        code of the nearest.
     """
 
     source: CountSource
     biological: np.ndarray
     technical: np.ndarray
+    rounding: Rounding | None = None
 
     def read(self, rows: np.ndarray) -> Minibatch:
         """Bring some cells together as tensors, ready for a gradient."""
         counts, library_size = gather_counts(self.source, rows)
         counts.prepare()
-        return Minibatch(
-            rows,
-            counts,
-            library_size,
-            torch.from_numpy(self.biological[rows]),
-            torch.from_numpy(self.technical[rows]),
-        )
+        biological, technical = self.biological[rows], self.technical[rows]
+        if self.rounding:
+            biological = biological + self.rounding.draw(self.rounding.biological[rows])
+            technical = technical + self.rounding.draw(self.rounding.technical[rows])
+        codes = torch.from_numpy(biological), torch.from_numpy(technical)
+        return Minibatch(rows, counts, library_size, *codes)
 
 
 def count_minibatches(n_cells: int, size: int) -> int:

@@ -34,17 +34,24 @@ def call_log_probabilities(
     return torch.log_softmax(logits / temperature, 1)
 
 
+def collapse(
+    log_probabilities: Float[Tensor, "cell combination"], place: Int[Tensor, " combination"]
+) -> Float[Tensor, "cell group"]:
+    """Log of the sums over the combinations that have one place, such as those of a cell type."""
+    top = log_probabilities.max(1, keepdim=True).values
+    p = (log_probabilities - top).double().exp()
+    sums = p.new_zeros(len(p), int(place.max()) + 1).index_add_(1, place, p)
+    return (sums.clamp_min(1e-300).log() + top).to(log_probabilities.dtype)
+
+
 def call_parts(
     log_probabilities: Float[Tensor, "cell combination"],
     combinations: Int[Tensor, "combination covariate"],
 ) -> Float[Tensor, "part cell combination"]:
     """Log r(d | x), then log p(d_c | x) for each covariate c; they sum to log p(d | x)."""
-    p = log_probabilities.double().exp()
-    marginals = []
-    for codes in combinations.T:
-        of_values = p.new_zeros(len(p), int(codes.max()) + 1).index_add_(1, codes, p)
-        marginals.append(of_values.clamp_min(1e-300).log()[:, codes])
-    together = log_probabilities - torch.stack(marginals).sum(0)
+    log_p = log_probabilities.double()
+    marginals = [collapse(log_p, codes)[:, codes] for codes in combinations.T]
+    together = log_p - torch.stack(marginals).sum(0)
     return torch.stack([together, *marginals])
 
 

@@ -4,6 +4,9 @@
     m_d      = sum_c M_c[d_c]     + (prod_c A_c[d_c]) R        c runs over the covariates
     log v_d  = b + sum_c S_c[d_c]
 
+A continuous covariate has one row of M_c and S_c a knot; they make a linear spline whose squared
+second differences are penalised too (P-splines, Eilers and Marx 1996, Statistical Science 11).
+
 The product over covariates of the rows A_c[d_c] (rank) times R (rank, latent) is the
 low-rank interaction; its squares are penalised, so a combination nobody measured gets the
 sum of its parts. Additive natural parts follow the conditional priors of iVAE (Khemakhem et
@@ -23,12 +26,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from invatlas.model.kernels import gaussian_evidence
+
+ROUGHNESS = 10.0  # of a scale's second differences, against the squared interaction
 
 
 @dataclass(frozen=True)
@@ -113,12 +119,15 @@ class CovariateTable:
     groups
         For each covariate, the categories every coarse value stands for, shape (group, category);
         none by default.
+    ordered
+        For each covariate, whether its categories are the knots of a scale; by default none is.
     """
 
     sizes: list[int]
     combinations: Int[Tensor, "combination covariate"]
     weights: Float[Tensor, " combination"]
     groups: tuple[Bool[Tensor, "_ _"], ...] = ()
+    ordered: tuple[bool, ...] = ()
 
 
 class Prior(nn.Module, ABC):
@@ -131,6 +140,8 @@ class Prior(nn.Module, ABC):
         super().__init__()
         self.register_buffer("combinations", table.combinations)
         self.register_buffer("weights", table.weights)
+        ordered = table.ordered or (False,) * len(table.sizes)
+        self.categorical = [c for c, scale in enumerate(ordered) if not scale]
         groups = table.groups or [torch.zeros(0, n, dtype=torch.bool) for n in table.sizes]
         for c, members in enumerate(groups):
             # rows are found by code: 0, 1, ... a category, ..., -3, -2 a group, -1 missing
@@ -148,6 +159,12 @@ class Prior(nn.Module, ABC):
             admits: Tensor = getattr(self, f"admits_{c}")
             allowed &= admits[codes[:, c]][:, self.combinations[:, c]]
         return allowed | ~allowed.any(1, keepdim=True)
+
+    def joint(self) -> tuple[Int[Tensor, "joint covariate"], Int[Tensor, " combination"]]:
+        """Combinations of categories alone, in order, and the one each combination belongs to."""
+        categories = self.combinations[:, self.categorical]
+        joint, place = torch.unique(categories, dim=0, return_inverse=True)
+        return joint, place
 
     @abstractmethod
     def forward(self) -> ConditionalGaussians:
@@ -169,6 +186,12 @@ class FactorisedPrior(Prior):
         # one row a value: M_c[value] and S_c[value] side by side, all covariates below each other
         self.effects = nn.Parameter(torch.zeros(sum(sizes), 2 * n_latents))
         nn.init.normal_(self.effects.data[:, :n_latents], std=0.5)
+        self.scales = scales(sizes, table.ordered)
+        for rows in self.scales:  # a straight line to begin with
+            slope = torch.linspace(-1, 1, rows.stop - rows.start)[:, None]
+            self.effects.data[rows, :n_latents] = (
+                slope * self.effects.data[rows.stop - 1, :n_latents]
+            )
         self.register_buffer("has_value", one_hot(table.combinations, sizes))
         self.base_log_variance = nn.Parameter(torch.zeros(n_latents))
         interacting = sizes if len(sizes) > 1 else []
@@ -190,7 +213,18 @@ class FactorisedPrior(Prior):
         return ConditionalGaussians(mean, log_variance, self.weights.log())
 
     def shrinkage(self) -> Float[Tensor, ""]:  # noqa: D102
-        return self.interaction().square().sum()
+        bends = [self.effects[rows].diff(2, dim=0).square().sum() for rows in self.scales]
+        return self.interaction().square().sum() + ROUGHNESS * sum(bends)
+
+
+def scales(sizes: list[int], ordered: tuple[bool, ...]) -> list[slice]:
+    """Which rows, all covariates below each other, are the knots of each scale."""
+    ends = accumulate(sizes)
+    return [
+        slice(end - size, end)
+        for size, end, scale in zip(sizes, ends, ordered, strict=False)
+        if scale
+    ]
 
 
 def one_hot(

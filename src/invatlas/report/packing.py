@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from invatlas.report.plots import (
 MOST_NAMES = 500  # categories with a name on the maps, for each colouring
 MOST_LETTERS = 120  # longer category names are cut on the maps
 MOST_BYTES = 1_600_000  # packed coordinates and categories; fewer cells are drawn beyond it
+
+RANGES = 6
 
 
 @dataclass(frozen=True)
@@ -151,3 +154,28 @@ def pack_column(colouring: Colouring, rows: npt.NDArray[np.int64]) -> dict[str, 
         "missing": int(values.isna().sum()),
         **shaded,
     }
+
+
+def colour_numbers(values: pd.Series, role: str, reading: str) -> Colouring:
+    """Cut numbers into ranges of about as many cells, shaded from low to high."""
+    numbers = values.to_numpy(dtype=float, na_value=np.nan)
+    numbers[~np.isfinite(numbers)] = np.nan
+    finite = numbers[np.isfinite(numbers)]
+    edges = np.unique(np.quantile(finite, np.linspace(0, 1, RANGES + 1))) if len(finite) else finite
+    if len(edges) < 2:
+        names = [f"{edge:.3g}" for edge in edges]
+    else:
+        for digits in range(3, 18):
+            ends = [f"{edge:.{digits}g}" for edge in edges]
+            if len(set(ends)) == len(ends):
+                break
+        names = [f"{low} to {high}" for low, high in pairwise(ends)]
+    codes = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, max(len(names) - 1, 0))
+    codes = np.where(np.isfinite(numbers), codes, -1)
+    steps = np.linspace(0, RANGES - 1, len(names)).round().astype(int)
+    return Colouring(
+        pd.Series(pd.Categorical.from_codes(codes, names), name=values.name),
+        role,
+        f"{reading} Ranges hold about equally many cells." if len(names) > 1 else reading,
+        [f"--ramp-{step}" for step in steps],
+    )

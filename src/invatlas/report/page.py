@@ -12,7 +12,7 @@ from anndata import AnnData
 from markupsafe import Markup
 
 from invatlas.data.confounding import VERDICTS
-from invatlas.report.packing import Colouring, pack_maps
+from invatlas.report.packing import Colouring, colour_numbers, pack_maps
 from invatlas.report.plots import LAYOUTS, horizontal_bars, line_chart
 from invatlas.report.table import Table, tabulate_frame
 from invatlas.report.template import render_page, write_page
@@ -60,8 +60,9 @@ def render_report(
         `calibration` (sentences),
         `biological` and `technical` (column to category to number of cells), `missing` (column
         to number of cells without a value), `confounding` (optional; rows as of
-        `invatlas.confounding`), `training` (`epochs`, `best_epoch`, `seconds`,
-        `cells_per_second`, `stopped`, `calibration_seconds` if known), `settings`, `versions`.
+        `invatlas.confounding`), `continuous` (optional; columns with numbers),
+        `training` (`epochs`, `best_epoch`, `seconds`, `cells_per_second`, `stopped`,
+        `calibration_seconds` if known), `settings`, `versions`.
     latents
         obs with the covariates, obsm `X_invariant` (cell, latent), `X_spurious` (cell, latent;
         may have no columns) and their layouts `X_invariant_umap`, `X_spurious_umap` (cell, 2).
@@ -213,6 +214,10 @@ def list_colourings(latents: AnnData, summary: Mapping[str, Any]) -> list[Colour
                 f"{column} is a {role} covariate: its categories should lie {here} in the "
                 f"invariant map{f' and {there} in the spurious one' if spurious else ''}."
             )
+            if column in summary.get("continuous", []):
+                reading = f"{column} is a {role} covariate with numbers for values."
+                colourings.append(colour_numbers(latents.obs[column], role, reading))
+                continue
             if latents.obs[column].nunique() < 2:
                 reading = f"{column} has one category only, so there is nothing to tell apart."
             colourings.append(Colouring(latents.obs[column], role, reading))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from markupsafe import Markup
 
 from invatlas.data.genes import GeneOverlap
 from invatlas.report.histogram import histogram
-from invatlas.report.packing import Colouring, pack_maps
+from invatlas.report.packing import Colouring, colour_numbers, pack_maps
 from invatlas.report.plots import LAYOUTS
 from invatlas.report.table import (
     OUTCOMES,
@@ -27,7 +26,6 @@ from invatlas.report.template import render_page, write_page
 
 MOST_COLUMNS = 20  # columns of the query that colour the map
 FEW_VALUES = 12  # numbers with more values than that are shown in ranges
-RANGES = 6
 BINS = np.linspace(0, 1, 21)
 KINDS = dict(zip(("called", "weak", "new"), OUTCOMES, strict=True))  # class of the style sheet
 
@@ -224,7 +222,7 @@ def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colou
         Colouring(
             pd.Series(kept, name="abstained"), "novelty", why, ("--ink", "--warn", "--none"), 0
         ),
-        _colour_numbers(obs["novelty_score"], "novelty", "The higher, the less like known cells."),
+        colour_numbers(obs["novelty_score"], "novelty", "The higher, the less like known cells."),
     ]
     if "novelty_group" in obs:
         together = "Flagged cells that lie together, by the size of their group."
@@ -235,8 +233,12 @@ def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colou
         made |= {f"predicted_{name}", f"predicted_{name}_probability"}
         if name in list_calls(summary["covariates"]):
             listed.append(Colouring(obs[f"predicted_{name}"], "called", likeliest))
+    for name in summary.get("continuous", []):
+        made |= {f"predicted_{name}", f"predicted_{name}_deviation"}
+        told = f"Mean {name} under the posterior of each cell."
+        listed.append(colour_numbers(obs[f"predicted_{name}"], "called", told))
     joint = obs["predicted_joint_probability"]
-    listed.append(_colour_numbers(joint, "called", "How sure the call is."))
+    listed.append(colour_numbers(joint, "called", "How sure the call is."))
     if not (outcome == "new").any():  # the map opens on the first
         listed.sort(key=lambda colouring: colouring.role != "called")
     own = [name for name in obs.columns if name not in made and not _names_cells(obs[name])]
@@ -245,7 +247,7 @@ def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colou
         reading = f"{name} is a column of the query; calls do not depend on it."
         numbers = pd.api.types.is_numeric_dtype(obs[name]) and obs[name].nunique() > FEW_VALUES
         listed.append(
-            _colour_numbers(obs[name], "query", reading)
+            colour_numbers(obs[name], "query", reading)
             if numbers
             else Colouring(obs[name], "query", reading)
         )
@@ -255,28 +257,3 @@ def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colou
 def _names_cells(values: pd.Series) -> bool:
     many = values.nunique() > max(50, len(values) // 2)
     return many and not pd.api.types.is_numeric_dtype(values)
-
-
-def _colour_numbers(values: pd.Series, role: str, reading: str) -> Colouring:
-    """Cut numbers into ranges of about as many cells, shaded from low to high."""
-    numbers = values.to_numpy(dtype=float, na_value=np.nan)
-    numbers[~np.isfinite(numbers)] = np.nan
-    finite = numbers[np.isfinite(numbers)]
-    edges = np.unique(np.quantile(finite, np.linspace(0, 1, RANGES + 1))) if len(finite) else finite
-    if len(edges) < 2:
-        names = [f"{edge:.3g}" for edge in edges]
-    else:
-        for digits in range(3, 18):
-            ends = [f"{edge:.{digits}g}" for edge in edges]
-            if len(set(ends)) == len(ends):
-                break
-        names = [f"{low} to {high}" for low, high in pairwise(ends)]
-    codes = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, max(len(names) - 1, 0))
-    codes = np.where(np.isfinite(numbers), codes, -1)
-    steps = np.linspace(0, RANGES - 1, len(names)).round().astype(int)
-    return Colouring(
-        pd.Series(pd.Categorical.from_codes(codes, names), name=values.name),
-        role,
-        f"{reading} Ranges hold about equally many cells." if len(names) > 1 else reading,
-        [f"--ramp-{step}" for step in steps],
-    )

@@ -156,7 +156,7 @@ def undo_adaptation(atlas: Atlas) -> Atlas:
 
 
 def _new_values(covariate: Covariate, adata: AnnData) -> tuple[str, ...]:
-    if covariate.name not in adata.obs.columns:
+    if covariate.name not in adata.obs.columns or covariate.knots:
         return ()
     met = set(text_values(adata.obs, covariate.name).dropna())
     return tuple(sorted(met - set(covariate.categories)))

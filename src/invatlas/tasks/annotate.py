@@ -14,12 +14,13 @@ from crepes import ConformalClassifier
 
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import Covariate, text_values
+from invatlas.data.knots import read_numbers
 from invatlas.errors import CovariateError, SettingsError
-from invatlas.model.calls import estimate_frequencies, reweigh, sharpen
+from invatlas.model.calls import collapse, estimate_frequencies, reweigh, sharpen
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
 from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, check_rate, judge
-from invatlas.training.posterior import CHUNK, call_cells, encode_cells
+from invatlas.training.posterior import CHUNK, call_cells, call_values, encode_cells
 
 LABEL_PRIORS = ("reference", "uniform", "query")
 ABSTAIN_BELOW = 0.5
@@ -88,7 +89,9 @@ def annotate(
     Returns
     -------
     DataFrame, one row a cell: ``predicted_C`` and ``predicted_C_probability`` for each biological
-    covariate C and for ``joint``, ``novelty_score``, ``novelty_pvalue``, ``novelty_flag``, and
+    covariate C with categories and for ``joint``, ``predicted_C`` and ``predicted_C_deviation``
+    (mean and standard deviation under the posterior, in the units of the reference) for each
+    continuous one, ``novelty_score``, ``novelty_pvalue``, ``novelty_flag``, and
     ``abstained`` where the call is too weak or the cell is flagged. The p-values are missing and
     nothing is flagged where the atlas had too few held-out cells to calibrate with.
 
@@ -162,11 +165,11 @@ def prediction_sets(
 def log_probabilities(
     atlas: Atlas, q: DiagonalGaussian, allowed: torch.Tensor, label_prior: str
 ) -> torch.Tensor:
-    """Calibrated log-posterior (cell, combination) under the wanted label frequencies."""
-    prior, known = atlas.model.prior_invariant(), atlas.calibration
-    log_p, log_share = call_cells(q, prior), prior.log_weight
+    """Calibrated log-posterior (cell, joint) under the wanted label frequencies."""
+    prior, known = atlas.model.prior_invariant, atlas.calibration
+    combinations, place = prior.joint()
+    log_p, log_share = call_cells(q, prior), collapse(prior.weights.log()[None], place)[0]
     if known:
-        combinations = atlas.model.prior_invariant.combinations
         pieces = [sharpen(some, combinations, known.exponents) for some in log_p.split(CHUNK)]
         log_p, log_share = torch.cat(pieces), known.called_share.log()
     if label_prior == "query":
@@ -182,12 +185,15 @@ def describe(atlas: Atlas, q: DiagonalGaussian, calling: Calling) -> pd.DataFram
     """Tabulate calls and novelty of cells whose posterior is known."""
     allowed = allowed_by(atlas, calling.given)
     p = log_probabilities(atlas, q, allowed, calling.label_prior).exp()
-    combinations = atlas.model.prior_invariant.combinations
+    prior = atlas.model.prior_invariant
+    combinations, _ = prior.joint()
     table: dict[str, object] = {}
-    for c, covariate in enumerate(atlas.schema.biological):
-        marginal = p.new_zeros(len(p), len(covariate.categories))
-        marginal.index_add_(1, combinations[:, c], p)
+    for covariate, codes in zip(atlas.schema.called, combinations.T, strict=True):
+        marginal = p.new_zeros(len(p), len(covariate.categories)).index_add_(1, codes, p)
         _add_call(table, covariate.name, list(covariate.categories), marginal)
+    for c, covariate in enumerate(atlas.schema.biological):
+        if covariate.knots:
+            _add_number(table, covariate, call_values(q, prior, c).exp())
     _add_call(table, "joint", joint_names(atlas), p)
     calls = pd.DataFrame(table)
     judged = judge(atlas, q, calling.false_discovery_rate)
@@ -196,26 +202,26 @@ def describe(atlas: Atlas, q: DiagonalGaussian, calling: Calling) -> pd.DataFram
 
 
 def joint_names(atlas: Atlas) -> list[str]:
-    """Names of the combinations: their values, in the order of the covariates."""
-    values = [covariate.categories for covariate in atlas.schema.biological]
+    """Names of the combinations of categories, values in the order of the covariates."""
+    values = [covariate.categories for covariate in atlas.schema.called]
     return [
         SEPARATOR.join(values[c][code] for c, code in enumerate(row))
-        for row in atlas.model.prior_invariant.combinations.tolist()
+        for row in atlas.model.prior_invariant.joint()[0].tolist()
     ]
 
 
 def allowed_by(atlas: Atlas, given: Given) -> torch.Tensor:
-    """Which combinations (combination,) agree with what is known of all cells."""
-    known = {covariate.name: c for c, covariate in enumerate(atlas.schema.biological)}
-    combinations = atlas.model.prior_invariant.combinations
+    """Which combinations of categories (joint,) agree with what is known of all cells."""
+    known = {covariate.name: c for c, covariate in enumerate(atlas.schema.called)}
+    combinations, _ = atlas.model.prior_invariant.joint()
     allowed = torch.ones(len(combinations), dtype=torch.bool)
     for name, wanted in given.items():
         if name not in known:
             raise CovariateError(
-                f"given names {name!r}, which is no biological covariate of the atlas; "
+                f"given names {name!r}, which is no categorical biological covariate of the atlas; "
                 f"they are {', '.join(known)}."
             )
-        covariate = atlas.schema.biological[known[name]]
+        covariate = atlas.schema.called[known[name]]
         values = [wanted] if isinstance(wanted, str) else list(map(str, wanted))
         codes = [_code_of(covariate, value) for value in values]
         allowed &= torch.isin(combinations[:, known[name]], torch.tensor(codes))
@@ -230,6 +236,9 @@ def unknown_values(atlas: Atlas, obs: pd.DataFrame) -> list[str]:
     for covariate in atlas.schema.biological:
         if covariate.name not in obs.columns:
             continue
+        if covariate.knots:
+            messages += _numbers_beyond(covariate, obs)
+            continue
         known = {*covariate.categories, *(group for group, _ in covariate.groups)}
         strange = sorted(set(text_values(obs, covariate.name).dropna()) - known)
         if strange:
@@ -241,6 +250,18 @@ def unknown_values(atlas: Atlas, obs: pd.DataFrame) -> list[str]:
                 "alone and can only name what the atlas knows."
             )
     return messages
+
+
+def _numbers_beyond(covariate: Covariate, obs: pd.DataFrame) -> list[str]:
+    low, high = covariate.knots[0], covariate.knots[-1]
+    numbers = read_numbers(text_values(obs, covariate.name), covariate.name)
+    beyond = int(((numbers < low) | (numbers > high)).sum())
+    if not beyond:
+        return []
+    return [
+        f"obs column {covariate.name!r} of the query holds {beyond} numbers beyond the atlas's, "
+        f"{low:g} to {high:g}; calls cannot leave that range."
+    ]
 
 
 def _code_of(covariate: Covariate, value: str) -> int:
@@ -256,3 +277,12 @@ def _add_call(table: dict[str, object], name: str, values: list[str], p: torch.T
     probability, code = p.max(1)
     table[f"predicted_{name}"] = pd.Categorical.from_codes(code.numpy(), categories=values)
     table[f"predicted_{name}_probability"] = probability.clamp_max(1.0).numpy()
+
+
+def _add_number(table: dict[str, object], covariate: Covariate, p: torch.Tensor) -> None:
+    """Mean and spread of a number under the posterior over its knots."""
+    knots = torch.tensor(covariate.knots, dtype=p.dtype)
+    mean = p @ knots
+    variance = (p @ knots.square() - mean.square()).clamp_min(0)
+    table[f"predicted_{covariate.name}"] = mean.numpy()
+    table[f"predicted_{covariate.name}_deviation"] = variance.sqrt().numpy()

@@ -98,7 +98,7 @@ def judge(atlas: Atlas, q: DiagonalGaussian, false_discovery_rate: float) -> pd.
             {"novelty_score": nothing, "novelty_pvalue": nothing, "novelty_flag": False}
         )
     prior = atlas.model.prior_invariant()
-    called = call_cells(q, prior).argmax(1).numpy()
+    called = call_cells(q, atlas.model.prior_invariant).argmax(1).numpy()
     alone = known.novelty(q, prior)
     own = rank_among(known.novelty_scores, known.called, alone, called)
     if min(len(alone), len(known.called)) < FEWEST_TOGETHER:

@@ -34,7 +34,8 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
     -------
     Plain values: title, version, created, cells, genes, held_out and calibration (sentences),
     biological and technical (column to category to cells), missing (column to cells),
-    confounding (rows as of :func:`invatlas.confounding`), training, settings, versions.
+    confounding (rows as of :func:`invatlas.confounding`), continuous (columns), training,
+    settings, versions.
     """
     versions = dict(atlas.record["versions"])
     return {
@@ -47,6 +48,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
         "calibration": describe_calibration(atlas),
         "biological": {c.name: _count(c, obs) for c in atlas.schema.biological},
         "technical": {c.name: _count(c, obs) for c in atlas.schema.technical},
+        "continuous": [c.name for c in atlas.schema.covariates if c.knots],
         "missing": {c.name: int((c.encode(obs) == MISSING).sum()) for c in atlas.schema.covariates},
         "confounding": [
             tell_finding(Finding.from_json(finding)) for finding in atlas.record["confounding"]
@@ -76,8 +78,8 @@ def summarise_query(
     Returns
     -------
     Plain values: title, atlas, version, created, calibration (a sentence), abstain_below,
-    false_discovery_rate, covariates (biological ones), by (the first technical column the query
-    has, or None).
+    false_discovery_rate, covariates and continuous (biological ones), by (the first
+    technical column the query has, or None).
     """
     columns = [c.name for c in atlas.schema.technical if c.name in mapped.cells.obs]
     return {
@@ -88,7 +90,8 @@ def summarise_query(
         "calibration": describe_calibration(atlas),
         "abstain_below": calling.abstain_below,
         "false_discovery_rate": calling.false_discovery_rate,
-        "covariates": [c.name for c in atlas.schema.biological],
+        "covariates": [c.name for c in atlas.schema.called],
+        "continuous": [c.name for c in atlas.schema.biological if c.knots],
         "by": columns[0] if columns else None,
     }
 
@@ -102,7 +105,7 @@ def describe_calibration(atlas: Atlas) -> str:
     if known.whole_donors:
         whom = f"of values of {_spared_column(atlas)} that training never met"
     together, *own = known.exponents.tolist()
-    names = [covariate.name for covariate in atlas.schema.biological]
+    names = [covariate.name for covariate in atlas.schema.called]
     parts = [f"{value:.2f} ({name})" for name, value in zip(names, own, strict=True)]
     if len(names) > 1:
         parts.append(f"{together:.2f} (together)")
@@ -121,12 +124,14 @@ def _spared_column(atlas: Atlas) -> str:
         c.name: len(c.categories)
         - sum(len(step["values"].get(c.name, [])) for step in atlas.record["adapted"])
         for c in atlas.schema.technical
+        if not c.knots
     }
     return max(sizes, key=sizes.__getitem__)
 
 
 def _count(covariate: Covariate, obs: pd.DataFrame) -> dict[str, int]:
     counts = pd.Series(covariate.encode(obs)).value_counts()
-    codes = {name: code for code, name in enumerate(covariate.categories)}
+    about = "about " if covariate.knots else ""
+    codes = {f"{about}{name}": code for code, name in enumerate(covariate.categories)}
     codes |= {group: -2 - k for k, (group, _) in enumerate(covariate.groups)}
     return {name: int(counts.get(code, 0)) for name, code in codes.items()}

@@ -26,7 +26,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from invatlas.data.minibatch import Cells
-from invatlas.model.calls import call_parts, sharpen
+from invatlas.model.calls import call_parts, collapse, sharpen
 from invatlas.model.invae import Model
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 from invatlas.training.novelty import LANDMARKS, novelty_parts, pooled, standardised_sum
@@ -135,16 +135,17 @@ def _measure(
     standard: Tensor | None,
     whole_donors: bool,
 ) -> Calibration | None:
-    rows = rows[(cells.biological[rows] >= 0).all(1)]
     prior = model.prior_invariant()
+    combinations, place = model.prior_invariant.joint()
+    rows = rows[(cells.biological[rows][:, model.prior_invariant.categorical] >= 0).all(1)]
     allowed = model.prior_invariant.allowed(torch.from_numpy(cells.biological[rows]))
-    told = allowed.sum(1) == 1  # a combination the prior does not speak of is no truth
-    rows, truth = rows[told.numpy()], allowed[told].long().argmax(1)
+    among = torch.zeros(len(rows), len(combinations)).index_add_(1, place, allowed.float()) > 0
+    told = among.sum(1) == 1  # a combination the prior does not speak of is no truth
+    rows, truth = rows[told.numpy()], among[told].long().argmax(1)
     if len(rows) < FEWEST_CELLS:
         return None
     q = encode_cells(model, cells.source, rows)["invariant"]
-    log_p = call_cells(q, prior)
-    combinations = model.prior_invariant.combinations
+    log_p = call_cells(q, model.prior_invariant)
     exponents = fit_exponents(log_p, combinations, truth)
     p = sharpen(log_p, combinations, exponents).exp()
     crossed = _cross_fitted(log_p, combinations, truth)
@@ -154,7 +155,7 @@ def _measure(
     scores = standardised_sum(parts, standard)
     return Calibration(
         exponents,
-        called_share(p, truth, prior.log_weight.softmax(0)),
+        called_share(p, truth, collapse(prior.log_weight[None], place)[0].softmax(0)),
         expected_calibration_error(crossed, truth),
         brier_score(crossed, truth),
         whole_donors,

@@ -257,7 +257,11 @@ class Means:
 
 
 def _without_unseen_values(cells: Cells, split: Split) -> Cells:
-    """Held-out donors are nobody the priors have met: their value is missing."""
+    """Held-out donors are nobody the priors have met: their value is missing.
+
+    Continuous values keep the code of the nearest knot, the same at every look.
+    """
+    cells = replace(cells, rounding=None)
     if split.covariate is None:
         return cells
     technical = cells.technical.copy()

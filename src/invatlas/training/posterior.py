@@ -9,9 +9,9 @@ from torch import Tensor
 
 from invatlas.data.counts import CountSource
 from invatlas.data.minibatch import gather_counts
-from invatlas.model.calls import call_log_probabilities
+from invatlas.model.calls import call_log_probabilities, collapse
 from invatlas.model.invae import Model
-from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
+from invatlas.model.priors import DiagonalGaussian, Prior
 
 CHUNK = 2048
 
@@ -37,8 +37,18 @@ def encode_cells(
 
 
 @torch.inference_mode()
-def call_cells(
-    q: DiagonalGaussian, prior: ConditionalGaussians
-) -> Float[Tensor, "cell combination"]:
-    """Log-posterior over combinations of many cells, a chunk at a time."""
-    return torch.cat([call_log_probabilities(some, prior) for some in q.split(CHUNK)])
+def call_cells(q: DiagonalGaussian, prior: Prior) -> Float[Tensor, "cell joint"]:
+    """Log-posterior over combinations of categories (``prior.joint``), a chunk at a time."""
+    return _call(q, prior, prior.joint()[1])
+
+
+@torch.inference_mode()
+def call_values(q: DiagonalGaussian, prior: Prior, column: int) -> Float[Tensor, "cell value"]:
+    """Log-posterior over the values of one covariate, a chunk at a time."""
+    return _call(q, prior, prior.combinations[:, column])
+
+
+def _call(q: DiagonalGaussian, prior: Prior, place: Tensor) -> Tensor:
+    given = prior()
+    pieces = [collapse(call_log_probabilities(some, given), place) for some in q.split(CHUNK)]
+    return torch.cat(pieces)

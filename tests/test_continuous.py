@@ -1,0 +1,127 @@
+"""A severity on a curve: recovered on donors nobody trained on, with values missing too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from scipy.stats import spearmanr
+
+import invatlas as ia
+
+TRAINED = 18
+SETTINGS = ia.Settings(
+    epochs=40, hidden=64, genes=0, invariant_latents=8, spurious_latents=2, spared_donors=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def study() -> AnnData:
+    """Three types; severity, of each cell, bends the expression of all; 24 donors."""
+    rng = np.random.default_rng(0)
+    n, genes = 2400, 120
+    kind, severity, donor = rng.integers(0, 3, n), rng.random(n), rng.integers(0, 24, n)
+    angle = np.pi * severity[:, None] * np.array([1, 1])
+    curve = np.c_[np.cos(angle[:, 0]), np.sin(angle[:, 1])]
+    log_rate = (
+        rng.normal(0, 0.8, (3, genes))[kind]
+        + curve @ rng.normal(0, 0.7, (2, genes))
+        + rng.normal(0, 0.15, (24, genes))[donor]
+    )
+    share = np.exp(log_rate)
+    counts = rng.poisson(600 * share / share.sum(1, keepdims=True))
+    names = [f"donor_{k:02d}" for k in range(24)]
+    obs = pd.DataFrame(
+        {
+            "cell_type": pd.Categorical([f"type_{k}" for k in kind]),
+            "severity": severity,
+            "donor": pd.Categorical([names[k] for k in donor]),
+        },
+        index=[f"cell_{k}" for k in range(n)],
+    )
+    var = pd.DataFrame(index=[f"gene_{k}" for k in range(genes)])
+    return AnnData(counts.astype(np.float32), obs=obs, var=var)
+
+
+@pytest.fixture(scope="module")
+def new(study: AnnData) -> np.ndarray:
+    return (study.obs["donor"].cat.codes >= TRAINED).to_numpy()
+
+
+def fit(study: AnnData, missing: float, technical: tuple[str, ...] = ("donor",)) -> ia.Atlas:
+    known = study.copy()
+    lost = np.random.default_rng(1).random(len(known)) < missing
+    known.obs["severity"] = known.obs["severity"].where(~lost)
+    return ia.fit(known, ["cell_type", "severity:continuous"], technical, settings=SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def atlas(study: AnnData, new: np.ndarray) -> ia.Atlas:
+    return fit(study[~new], 0.0)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_severity_on_a_curve_is_recovered_for_new_donors(
+    study: AnnData, new: np.ndarray, atlas: ia.Atlas, missing: float
+) -> None:
+    atlas = fit(study[~new], missing) if missing else atlas
+    bare = AnnData(study[new].X, var=study.var, obs=pd.DataFrame(index=study.obs_names[new]))
+    calls = ia.annotate(atlas, bare)
+    truth = study.obs[new]
+    assert spearmanr(calls["predicted_severity"], truth["severity"])[0] >= 0.9
+    assert (calls["predicted_cell_type"].astype(str) == truth["cell_type"].astype(str)).mean() > 0.9
+    error = (calls["predicted_severity"] - truth["severity"]).abs()
+    assert error.mean() < 0.1
+    assert (error <= 3 * calls["predicted_severity_deviation"] + 0.05).mean() > 0.9
+    assert set(calls["predicted_joint"].cat.categories) == {"type_0", "type_1", "type_2"}
+
+
+def test_it_comes_back_from_disk_and_a_run_can_be_repeated(
+    atlas: ia.Atlas, study: AnnData, new: np.ndarray, tmp_path: Path
+) -> None:
+    ia.save(atlas, tmp_path / "atlas")
+    loaded = ia.load(tmp_path / "atlas")
+    assert loaded.schema == atlas.schema
+    assert [c.column for c in loaded.schema.biological] == ["cell_type", "severity:continuous"]
+    pd.testing.assert_frame_equal(ia.annotate(loaded, study[new]), ia.annotate(atlas, study[new]))
+
+
+def test_numbers_beyond_the_reference_are_told(
+    atlas: ia.Atlas, study: AnnData, new: np.ndarray
+) -> None:
+    query = study[new].copy()
+    query.obs.iloc[:3, query.obs.columns.get_loc("severity")] = 7.0
+    with pytest.warns(UserWarning, match="3 numbers beyond the atlas's"):
+        ia.annotate(atlas, query)
+
+
+def test_prediction_sets_and_given_speak_of_categories(atlas: ia.Atlas, study: AnnData) -> None:
+    assert list(ia.prediction_sets(atlas, study).columns) == ["type_0", "type_1", "type_2"]
+    calls = ia.annotate(atlas, study, given={"cell_type": "type_1"})
+    assert set(calls["predicted_cell_type"]) == {"type_1"}
+    with pytest.raises(ia.InvatlasError, match="no categorical biological covariate"):
+        ia.annotate(atlas, study, given={"severity": "0.5"})
+
+
+def test_a_technical_covariate_may_be_continuous(study: AnnData, tmp_path: Path) -> None:
+    study = study.copy()
+    study.obs["depth"] = np.asarray(study.X.sum(1)).ravel()
+    atlas = fit(study, 0.0, ("donor", "depth:continuous"))
+    assert atlas.schema.technical[1].knots
+    newcomers = study[:200].copy()
+    newcomers.obs["donor"] = "newcomer"
+    adapted = ia.adapt(atlas, newcomers)
+    assert adapted.schema.technical[1] == atlas.schema.technical[1]
+    ia.save(adapted, tmp_path / "atlas")
+    assert ia.load(tmp_path / "atlas").schema == adapted.schema
+
+
+def test_numbers_taken_as_categories_are_told(study: AnnData) -> None:
+    few = study[:400].copy()
+    few.obs["dose"] = np.repeat([0.5, 1.0, 2.5, 5.0], 100)
+    settings = ia.Settings(epochs=1, hidden=8, genes=0, spared_donors=0.0)
+    atlas = ia.fit(few, ["cell_type", "dose"], ["donor"], settings=settings)
+    assert any("dose:continuous takes them as a scale" in told for told in atlas.record["warnings"])
