@@ -77,7 +77,7 @@ class Settings:
     layers: int = 2
     dropout: float = 0.1
     input_dropout: float = 0.3
-    depth_noise: float = 1.0
+    depth_noise: float = 0.7
     interaction_rank: int = 4
     technical_in_decoder: bool = True
     divergence_weight: float = 0.1
