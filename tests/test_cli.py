@@ -89,6 +89,17 @@ def test_info_says_what_an_atlas_holds(fitted: Path) -> None:
         assert word in said, word
 
 
+def test_audit_says_what_the_latents_tell(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    asked = ("audit", fitted, cells, "--permutations", "2", "--most-cells", "200")
+    said = call(*asked, "--json", tmp_path / "audit.json")
+    for word in ("cell_type", "spurious", "boosted", "Wrote 27 answers"):
+        assert word in said, word
+    rows = json.loads((tmp_path / "audit.json").read_text())
+    assert len(rows) == 3 * 3 * 3 and rows[0]["permutations"] == 2
+    assert "exists already" in refuse(*asked, "--json", tmp_path / "audit.json")
+    assert "cells is 0" in refuse("audit", fitted, cells, "--most-cells", "0")
+
+
 def test_map_adds_latents_to_cells_without_labels(
     fitted: Path, cells: Path, tmp_path: Path
 ) -> None:

@@ -67,13 +67,26 @@ def write_cells(adata: AnnData, path: Path) -> None:
             unfinished.unlink()
 
 
+def write_text(text: str, path: Path) -> None:
+    """Write a text beside its place and move it there whole."""
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def refuse_folder(path: Path) -> None:
     """Refuse a place where no file can be written."""
     standing = next(
         place for place in (path.absolute(), *path.absolute().parents) if place.exists()
     )
     if path.is_dir() or not (standing.is_dir() or standing == path.absolute()):
-        raise StorageError(f"{path} cannot be written: an h5ad file needs a place in a folder.")
+        raise StorageError(f"{path} cannot be written: a file needs a place in a folder.")
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
