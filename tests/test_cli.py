@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -98,6 +99,15 @@ def test_audit_says_what_the_latents_tell(fitted: Path, cells: Path, tmp_path: P
     assert len(rows) == 3 * 3 * 3 and rows[0]["permutations"] == 2
     assert "exists already" in refuse(*asked, "--json", tmp_path / "audit.json")
     assert "cells is 0" in refuse("audit", fitted, cells, "--most-cells", "0")
+
+
+def test_fit_shows_an_audit_where_it_is_asked_for(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = partial(ia.evaluate.leakage, permutations=1, boosted_permutations=1)
+    monkeypatch.setattr(ia.evaluate, "leakage", quick)
+    call("fit", cells, *COLUMNS, "--output", tmp_path / "atlas", *QUICK, "--audit")
+    assert "What the latents tell" in (tmp_path / "atlas" / "report.html").read_text("utf-8")
 
 
 def test_map_adds_latents_to_cells_without_labels(
