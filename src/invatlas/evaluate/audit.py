@@ -31,6 +31,7 @@ from invatlas.tasks.embed import LATENTS, embed
 BOTH = "both"
 SHUFFLES = 3
 FEW_ARRANGEMENTS = 40
+LEAST_FOR_NOTE = 18  # permutations that a score must lie below to be remarked on
 BELOW = (
     "below every permutation: values lie more evenly than chance would lay them, as they do in "
     "cells a fit has evened out; cells it has not seen tell more"
@@ -246,7 +247,7 @@ def _answer(
             else []
         )
         notes = [question.note, few]
-        if len(null) and score < np.nanmin(null):
+        if len(null) > LEAST_FOR_NOTE and score < np.nanmin(null):
             notes.append(BELOW)
         chance = float(np.mean(1 / question.scored))
         rows.append(
