@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -91,6 +92,26 @@ def test_info_says_what_an_atlas_holds(fitted: Path) -> None:
     said = call("info", fitted)
     for word in ("300", "120", "cell_type", "disease_1", "healthy", "donor_01", "2 epochs"):
         assert word in said, word
+
+
+def test_audit_says_what_the_latents_tell(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    asked = ("audit", fitted, cells, "--permutations", "2", "--most-cells", "200")
+    said = call(*asked, "--json", tmp_path / "audit.json")
+    for word in ("cell_type", "spurious", "boosted", "Wrote 27 answers"):
+        assert word in said, word
+    rows = json.loads((tmp_path / "audit.json").read_text())
+    assert len(rows) == 3 * 3 * 3 and rows[0]["permutations"] == 2
+    assert "exists already" in refuse(*asked, "--json", tmp_path / "audit.json")
+    assert "cells is 0" in refuse("audit", fitted, cells, "--most-cells", "0")
+
+
+def test_fit_shows_an_audit_where_it_is_asked_for(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = partial(ia.evaluate.leakage, permutations=1, boosted_permutations=1)
+    monkeypatch.setattr(ia.evaluate, "leakage", quick)
+    call("fit", cells, *COLUMNS, "--output", tmp_path / "atlas", *QUICK, "--audit")
+    assert "What the latents tell" in (tmp_path / "atlas" / "report.html").read_text("utf-8")
 
 
 def test_map_adds_latents_to_cells_without_labels(

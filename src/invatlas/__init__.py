@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from invatlas import evaluate
     from invatlas.atlas import Atlas, fit
     from invatlas.data.confounding import confounding
     from invatlas.data.simulate import simulate
@@ -61,6 +62,7 @@ __all__ = [
     "annotate",
     "confounding",
     "embed",
+    "evaluate",
     "fit",
     "load",
     "map_cells",
@@ -80,6 +82,8 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for, so that the import itself is quick."""
+    if name == "evaluate":
+        return import_module("invatlas.evaluate")
     if name in _PLACES:
         return getattr(import_module(f"invatlas.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'invatlas' has no attribute {name!r}")

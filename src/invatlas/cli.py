@@ -2,6 +2,7 @@
 
     invatlas fit       fit an atlas to raw counts
     invatlas map       bring new cells into an atlas
+    invatlas audit     say what the latents tell of each covariate
     invatlas info      say what an atlas holds
     invatlas simulate  write a study whose truth is known
 
@@ -32,11 +33,13 @@ from invatlas.files import (
     refuse_as_cells,
     refuse_output,
     write_cells,
+    write_text,
 )
 from invatlas.interruption import NOTHING, STATUS, Interruption, interruptible
 from invatlas.settings import Settings, read_toml
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from invatlas.atlas import Atlas
@@ -132,6 +135,9 @@ def fit(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a study whose covariates are confounded.")
     ] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Show in the report what the latents tell.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Fit an atlas to raw counts and write it, with its latents and a report."""
@@ -163,7 +169,7 @@ def fit(
         _use_threads(threads)
         with interruptible(_say) as interruption:
             atlas = _fit(adata, run, settings, strict)
-            _write_fit(atlas, adata, output, cells.stem, interruption)
+            _write_fit(atlas, adata, output, cells.stem, interruption, audit)
         trained = atlas.record["training"]
         _say(
             f"Fitted {adata.n_obs:,} cells x {len(atlas.genes):,} genes in "
@@ -265,6 +271,45 @@ def map_query(
         if adapt and adapted:
             save(adapted, adapt, overwrite=overwrite)
             _say(f"Wrote the adapted atlas to {adapt}; {atlas} is as it was.")
+
+
+@app.command()
+def audit(
+    atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")],
+    cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts and covariates.")],
+    layer: Layer = None,
+    gene_column: Annotated[
+        str | None, typer.Option(help="Column of var with gene names; var_names by default.")
+    ] = None,
+    most_cells: Annotated[int, typer.Option(help="Cells to look at, at most.")] = 2500,
+    permutations: Annotated[int, typer.Option(help="Exchanges behind each null.")] = 39,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    keep: Annotated[
+        Path | None, typer.Option("--json", help="File for the whole table, a list of rows.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say what the latents tell of each covariate, against chance and given biology."""
+    with explained():
+        from invatlas.evaluate import leakage
+        from invatlas.storage import load
+
+        if keep:
+            refuse_output(keep, overwrite)
+        found = leakage(
+            load(atlas),
+            read_cells(cells),
+            layer=layer,
+            gene_column=gene_column,
+            cells=most_cells,
+            permutations=permutations,
+            boosted_permutations=min(9, permutations),
+            seed=seed,
+        )
+        _show_audit(found)
+        if keep:
+            write_text(found.to_json(orient="records", indent=1), keep)
+            _say(f"Wrote {len(found)} answers to {keep}.")
 
 
 @app.command()
@@ -398,8 +443,30 @@ def _say_what_is_confounded(adata: AnnData, run: dict[str, Any]) -> None:
         _say(f"And {left} more, in the report.")
 
 
+def _show_audit(found: pd.DataFrame) -> None:
+    """Show each score beside the null's 95 % quantile, in bold where it lies above."""
+    probes = list(dict.fromkeys(found["probe"]))
+    table = Table("covariate", "latents", "given", *probes, box=None, padding=(0, 2, 0, 0))
+    for (name, latents), rows in found.groupby(["covariate", "latents"], sort=False):
+        numbers = zip(rows["score"], rows["null_95"], rows["chance"], strict=True)
+        scores = [_say_score(*three) for three in numbers]
+        table.add_row(escape(name), latents, escape(rows["given"].iloc[0]), *scores)
+    Console(highlight=False).print(table)
+    notes = found[found["note"].fillna("") != ""].groupby("covariate", sort=False)["note"]
+    for name, kinds in notes.unique().items():
+        for note in kinds:
+            screen.print(f"[yellow]Note[/]: {escape(f'{name}: {note}')}.")
+
+
+def _say_score(score: float, null: float, chance: float) -> str:
+    if score != score:
+        return "[dim]no answer[/]"
+    style = "bold" if score > max(null, chance) else "none"
+    return f"[{style}]{score:.2f}[/] [dim]({null:.2f})[/]"
+
+
 def _write_fit(
-    atlas: Atlas, adata: AnnData, output: Path, title: str, interruption: Interruption
+    atlas: Atlas, adata: AnnData, output: Path, title: str, interruption: Interruption, audit: bool
 ) -> None:
     from invatlas.report.page import write_report
     from invatlas.storage import staged, write_atlas
@@ -411,6 +478,11 @@ def _write_fit(
         screen.print(f"[yellow]Warning[/]: {escape(warning)}")
     screen.print("Laying cells out on a plane and writing the report.")
     mapped = map_cells(atlas, adata, layer=atlas.record["layer"], layout=True)
+    told = None
+    if audit:
+        from invatlas.evaluate import leakage
+
+        told = leakage(atlas, adata, layer=atlas.record["layer"])
     interruption.stage = "writing"
     with staged(output) as folder:
         write_atlas(atlas, folder)
@@ -421,6 +493,7 @@ def _write_fit(
             latents=mapped.cells,
             history=atlas.history,
             warnings=atlas.record["warnings"],
+            audit=told,
         )
         interruption.stage = "moving"
 

@@ -92,6 +92,19 @@ def refuse_output(path: Path, overwrite: bool) -> None:
         ) from None
 
 
+def write_text(text: str, path: Path) -> None:
+    """Write a text beside its place and move it there whole."""
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def refuse_as_cells(path: Path, overwrite: bool) -> None:
     """Refuse a place where no h5ad file can be written, as :func:`refuse_output` does."""
     if path.is_dir():

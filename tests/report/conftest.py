@@ -133,6 +133,34 @@ def make_report(latents: ad.AnnData | None = None, **changes: Any) -> dict[str, 
     }
 
 
+def make_audit(seed: int = 0) -> pd.DataFrame:
+    """Make the table of a leakage audit; the batch has no answer."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for covariate in ("cell_type", "condition", "donor", "batch"):
+        technical, lost = covariate in ("donor", "batch"), covariate == "batch"
+        for latents in ("invariant", "spurious", "both"):
+            told = (latents == "spurious") == technical or latents == "both"
+            for probe in ("linear", "neighbours", "boosted"):
+                row = {
+                    "covariate": covariate,
+                    "role": "technical" if technical else "biological",
+                    "latents": latents,
+                    "given": "cell_type and condition" if technical else "",
+                    "probe": probe,
+                    "note": "what both tell cannot be told apart" if lost else "",
+                }
+                if not lost:
+                    row |= {"score": 0.9 if told else 0.3, "null_mean": 0.25, "null_05": 0.2}
+                    row |= {"null_95": 0.31, "p_value": 0.025, "chance": 0.25, "share": 0.1}
+                    row |= {"cells": 2500, "strata": 13}
+                if latents == "both" and not lost:
+                    row["importance_invariant"] = generator.random()
+                    row["importance_spurious"] = -0.004
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def make_query(cells: int = 3000, new: float = 0.06, seed: int = 0) -> dict[str, Any]:
     """Make the keyword arguments of the report of a query, as a calibrated atlas gives them."""
     generator = np.random.default_rng(seed)
@@ -203,6 +231,12 @@ def query() -> Callable[..., dict[str, Any]]:
 def latents() -> Callable[..., ad.AnnData]:
     """Give the maker of latents."""
     return make_latents
+
+
+@pytest.fixture
+def audit() -> Callable[..., pd.DataFrame]:
+    """Give the maker of a leakage audit."""
+    return make_audit
 
 
 @pytest.fixture

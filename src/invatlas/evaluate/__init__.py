@@ -1,1 +1,5 @@
-"""Scores: arrays in, a frame out."""
+"""Scores of an atlas: arrays in, a table out."""
+
+from invatlas.evaluate.audit import Effort, leakage, probe_latents
+
+__all__ = ["Effort", "leakage", "probe_latents"]

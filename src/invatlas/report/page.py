@@ -12,6 +12,7 @@ from anndata import AnnData
 from markupsafe import Markup
 
 from invatlas.data.confounding import VERDICTS
+from invatlas.report.leaks import draw_audit, tabulate_audit
 from invatlas.report.packing import Colouring, colour_numbers, pack_maps
 from invatlas.report.plots import LAYOUTS, horizontal_bars, line_chart
 from invatlas.report.table import Table, tabulate_frame
@@ -25,6 +26,7 @@ def write_report(
     latents: AnnData,
     history: pd.DataFrame,
     warnings: Sequence[str],
+    audit: pd.DataFrame | None = None,
 ) -> Path:
     """Write the report of a fitted atlas; an existing file is replaced in one step.
 
@@ -32,7 +34,7 @@ def write_report(
     ----------
     path
         File to write.
-    summary, latents, history, warnings
+    summary, latents, history, warnings, audit
         As in `render_report`.
 
     Returns
@@ -40,7 +42,9 @@ def write_report(
     Path
         The file.
     """
-    html = render_report(summary=summary, latents=latents, history=history, warnings=warnings)
+    html = render_report(
+        summary=summary, latents=latents, history=history, warnings=warnings, audit=audit
+    )
     return write_page(path, html)
 
 
@@ -50,6 +54,7 @@ def render_report(
     latents: AnnData,
     history: pd.DataFrame,
     warnings: Sequence[str],
+    audit: pd.DataFrame | None = None,
 ) -> str:
     """Render the report of a fitted atlas as one HTML page that loads nothing else.
 
@@ -70,6 +75,8 @@ def render_report(
         One row an epoch: `epoch` and `train_<term>`, `held_out_<term>` for each term.
     warnings
         Sentences a reader must see before the results.
+    audit
+        What the latents tell, as of `invatlas.evaluate.leakage`; left out without it.
 
     Returns
     -------
@@ -89,6 +96,8 @@ def render_report(
         overview=draw_overview(summary),
         curves=draw_curves(history, summary["training"].get("best_epoch")),
         maps=pack_maps(latents, list_colourings(latents, summary)),
+        audit=[] if audit is None else draw_audit(audit),
+        audited=None if audit is None else tabulate_audit(audit),
     )
 
 
