@@ -15,7 +15,8 @@ FLOORS = (
     ("storage",),
     ("tasks",),
     ("evaluate",),
-    ("report", "files", "interruption"),
+    ("report", "files", "interruption", "assignments"),
+    ("terminal",),
     ("cli",),
 )
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}

@@ -11,21 +11,14 @@ Exit status: 0 done, 1 a mistake that is explained, 2 a wrong flag, 130 interrup
 
 from __future__ import annotations
 
-import difflib
-import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from invatlas.errors import InvatlasError, SettingsError, StorageError
+from invatlas.assignments import RUN_KEYS, choose_settings, read_assignments, read_given
+from invatlas.errors import SettingsError, StorageError
 from invatlas.files import (
     read_cells,
     read_genes,
@@ -35,11 +28,19 @@ from invatlas.files import (
     write_cells,
     write_text,
 )
-from invatlas.interruption import NOTHING, STATUS, Interruption, interruptible
+from invatlas.interruption import STATUS, Interruption, interruptible
 from invatlas.settings import Settings, read_toml
+from invatlas.terminal import (
+    explained,
+    note,
+    say,
+    show_audit,
+    show_confounding,
+    show_mapped,
+    show_rows,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
     from invatlas.atlas import Atlas
@@ -51,15 +52,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-screen = Console(stderr=True, highlight=False, soft_wrap=True)
 DEFAULTS = Settings()
 
 Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts; X by default.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-MOST_FINDINGS = 12
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; all by default.")]
 COLUMN = "obs column, or column:continuous for a scale; may be repeated."
-RUN_KEYS = ("biological", "technical", "hierarchy", "layer", "genes_file", "gene_names")
 
 
 def _print_version(wanted: bool) -> None:
@@ -156,27 +154,27 @@ def fit(
             "minibatch_size": minibatch_size,
             "technical_in_decoder": technical_in_decoder,
             "seed": seed,
-            **_read_assignments(setting or []),
+            **read_assignments(setting or []),
         }
         run |= {name: value for name, value in flags.items() if value is not None}
-        settings = _choose_settings({k: v for k, v in run.items() if k not in RUN_KEYS})
+        settings = choose_settings({k: v for k, v in run.items() if k not in RUN_KEYS})
         refuse_output(output, overwrite)
         from invatlas.storage import check_target
 
         check_target(output.resolve())
         adata = read_cells(cells)
-        _say_what_is_confounded(adata, run)
+        _check_design(adata, run)
         _use_threads(threads)
-        with interruptible(_say) as interruption:
+        with interruptible(say) as interruption:
             atlas = _fit(adata, run, settings, strict)
             _write_fit(atlas, adata, output, cells.stem, interruption, audit)
         trained = atlas.record["training"]
-        _say(
+        say(
             f"Fitted {adata.n_obs:,} cells x {len(atlas.genes):,} genes in "
             f"{time.perf_counter() - start:.0f} s ({trained['epochs']} epochs, "
             f"{trained['stopped']}; best {trained['best_epoch']})."
         )
-        _say(f"Wrote {output}; open {output / 'report.html'} in a browser.")
+        say(f"Wrote {output}; open {output / 'report.html'} in a browser.")
         if interruption.came:
             raise typer.Exit(STATUS)
 
@@ -226,9 +224,7 @@ def map_query(
         from invatlas.tasks.annotate import Calling
         from invatlas.tasks.map import map_cells
 
-        calling = Calling(
-            _read_given(given or []), label_prior, abstain_below, false_discovery_rate
-        )
+        calling = Calling(read_given(given or []), label_prior, abstain_below, false_discovery_rate)
         if atlas.is_file():
             raise StorageError(
                 f"The first argument, {atlas}, is a file; it takes the folder of an atlas, and the "
@@ -264,13 +260,13 @@ def map_query(
         for name in mapped.cells.obsm:
             adata.obsm[name] = mapped.cells.obsm[name]
         write_cells(adata, output)
-        _say_what_was_found(mapped)
-        _say(f"Wrote {adata.n_obs:,} cells to {output}.")
+        show_mapped(mapped, calling.abstain_below)
+        say(f"Wrote {adata.n_obs:,} cells to {output}.")
         if page:
             _write_query_report(page, loaded, mapped, calling, query.stem, atlas.resolve().name)
         if adapt and adapted:
             save(adapted, adapt, overwrite=overwrite)
-            _say(f"Wrote the adapted atlas to {adapt}; {atlas} is as it was.")
+            say(f"Wrote the adapted atlas to {adapt}; {atlas} is as it was.")
 
 
 @app.command()
@@ -306,10 +302,10 @@ def audit(
             boosted_permutations=min(9, permutations),
             seed=seed,
         )
-        _show_audit(found)
+        show_audit(found)
         if keep:
             write_text(found.to_json(orient="records", indent=1), keep)
-            _say(f"Wrote {len(found)} answers to {keep}.")
+            say(f"Wrote {len(found)} answers to {keep}.")
 
 
 @app.command()
@@ -323,7 +319,6 @@ def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> 
 
         loaded = load(atlas)
         record = loaded.record
-        table = Table(show_header=False, box=None)
         rows = [
             *outline(loaded),
             ("held out", record["held_out"]),
@@ -336,9 +331,7 @@ def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> 
             ("created", record["created"]),
             ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
         ]
-        for row in rows:
-            table.add_row(*map(escape, row))
-        Console(highlight=False).print(table)
+        show_rows(rows)
 
 
 @app.command()
@@ -385,20 +378,7 @@ def simulate(
             parts = dict(zip((output, query), split_off(adata), strict=True))
         for place, part in parts.items():
             write_cells(part, place)
-            _say(f"Wrote {part.n_obs:,} cells x {part.n_vars:,} genes to {place}.")
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turn our own errors into one line and an exit status."""
-    try:
-        yield
-    except InvatlasError as error:
-        screen.print(f"[bold red]Error[/]: {escape(str(error))}")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        screen.print(NOTHING)
-        raise typer.Exit(STATUS) from None
+            say(f"Wrote {part.n_obs:,} cells x {part.n_vars:,} genes to {place}.")
 
 
 def _use_threads(threads: int | None) -> None:
@@ -424,45 +404,13 @@ def _fit(adata: AnnData, run: dict[str, Any], settings: Settings, strict: bool) 
     )
 
 
-def _say_what_is_confounded(adata: AnnData, run: dict[str, Any]) -> None:
+def _check_design(adata: AnnData, run: dict[str, Any]) -> None:
     from invatlas.data.confounding import VERDICTS, check_design
 
     findings = check_design(
         adata.obs, run.get("biological", []), run.get("technical", []), run.get("hierarchy")
     )
-    if not findings:
-        return
-    table = Table("columns", "verdict", "what cannot be told", box=None, padding=(0, 2, 0, 0))
-    for finding in findings[:MOST_FINDINGS]:
-        colour = "yellow" if finding.alarm else "dim"
-        columns = f"{finding.biological} and {finding.beside}"
-        verdict = f"[{colour}]{VERDICTS[finding.kind]}[/]"
-        table.add_row(escape(columns), verdict, escape(finding.sentence))
-    screen.print(table, soft_wrap=False)
-    if (left := len(findings) - MOST_FINDINGS) > 0:
-        _say(f"And {left} more, in the report.")
-
-
-def _show_audit(found: pd.DataFrame) -> None:
-    """Show each score beside the null's 95 % quantile, in bold where it lies above."""
-    probes = list(dict.fromkeys(found["probe"]))
-    table = Table("covariate", "latents", "given", *probes, box=None, padding=(0, 2, 0, 0))
-    for (name, latents), rows in found.groupby(["covariate", "latents"], sort=False):
-        numbers = zip(rows["score"], rows["null_95"], rows["chance"], strict=True)
-        scores = [_say_score(*three) for three in numbers]
-        table.add_row(escape(name), latents, escape(rows["given"].iloc[0]), *scores)
-    Console(highlight=False).print(table)
-    notes = found[found["note"].fillna("") != ""].groupby("covariate", sort=False)["note"]
-    for name, kinds in notes.unique().items():
-        for note in kinds:
-            screen.print(f"[yellow]Note[/]: {escape(f'{name}: {note}')}.")
-
-
-def _say_score(score: float, null: float, chance: float) -> str:
-    if score != score:
-        return "[dim]no answer[/]"
-    style = "bold" if score > max(null, chance) else "none"
-    return f"[{style}]{score:.2f}[/] [dim]({null:.2f})[/]"
+    show_confounding(findings, VERDICTS)
 
 
 def _write_fit(
@@ -475,8 +423,8 @@ def _write_fit(
 
     interruption.stage = "layout"
     for warning in atlas.record["warnings"]:
-        screen.print(f"[yellow]Warning[/]: {escape(warning)}")
-    screen.print("Laying cells out on a plane and writing the report.")
+        note(warning, "Warning")
+    say("Laying cells out on a plane and writing the report.")
     mapped = map_cells(atlas, adata, layer=atlas.record["layer"], layout=True)
     told = None
     if audit:
@@ -498,27 +446,6 @@ def _write_fit(
         interruption.stage = "moving"
 
 
-def _say(text: str) -> None:
-    """Print a line as it is: names from files may look like markup."""
-    screen.print(escape(text))
-
-
-def _say_what_was_found(mapped: Mapped) -> None:
-    _say(mapped.overlap.describe())
-    for note in mapped.notes:
-        screen.print(f"[yellow]Note[/]: {escape(note)}")
-    obs = mapped.cells.obs
-    _say(
-        f"{obs['novelty_flag'].sum():,} cells are flagged as new, "
-        f"{obs['abstained'].sum():,} in all are not called."
-    )
-    for state in mapped.states.table.to_dict("records") if mapped.states else []:
-        _say(
-            f"{state['group']}: {state['cells']} new cells, nearest to {state['nearest']}; "
-            f"markers {state['markers'] or 'none'}."
-        )
-
-
 def _write_query_report(
     page: Path, atlas: Atlas, mapped: Mapped, calling: Calling, title: str, name: str
 ) -> None:
@@ -533,38 +460,4 @@ def _write_query_report(
         notes=mapped.notes,
         groups=mapped.states.table if mapped.states else None,
     )
-    _say(f"Wrote {page}; open it in a browser.")
-
-
-def _choose_settings(values: dict[str, Any]) -> Settings:
-    """Change the defaults; a name that is nearly a setting's is answered with that one."""
-    known = [field.name for field in fields(Settings)]
-    for name in sorted(set(values) - set(known)):
-        if close := difflib.get_close_matches(name, [*known, *RUN_KEYS], n=1):
-            raise SettingsError(f"Unknown setting {name}; did you mean {close[0]}?")
-    return DEFAULTS.changed(values)
-
-
-def _read_assignments(assignments: list[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, text in _split_assignments("--set", assignments):
-        try:
-            values[name] = json.loads(text)
-        except ValueError:
-            values[name] = text
-    return values
-
-
-def _read_given(assignments: list[str]) -> dict[str, list[str]]:
-    given: dict[str, list[str]] = {}
-    for name, value in _split_assignments("--given", assignments):
-        given.setdefault(name, []).append(value.strip())
-    return given
-
-
-def _split_assignments(flag: str, assignments: list[str]) -> Iterator[tuple[str, str]]:
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise SettingsError(f"{flag} {assignment!r} has no value; write it as name=value.")
-        yield name.strip(), text
+    say(f"Wrote {page}; open it in a browser.")

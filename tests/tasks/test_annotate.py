@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 from sklearn.metrics import roc_auc_score
 
@@ -214,3 +217,24 @@ def test_map_groups_what_is_flagged(
     assert grouped.sum() == mapped.states.table["cells"].sum() > strange.sum() / 2
     assert strange[grouped].all()
     assert ia.map_cells(atlas, query).states is None
+
+
+def test_novelty_is_not_judged_where_many_genes_are_missing(atlas: ia.Atlas, bare: AnnData) -> None:
+    shares = pd.Series(atlas.gene_shares, list(atlas.genes)).sort_values()
+    many = bare[:, bare.var_names.isin(shares.index[shares.cumsum() < 0.7])]
+    for ask in (ia.novelty, ia.annotate):
+        with pytest.warns(UserWarning, match="novelty is not judged"):
+            found = ask(atlas, many)
+        assert found["novelty_pvalue"].isna().all() and not found["novelty_flag"].any()
+    few = bare[:, bare.var_names.isin(shares.index[shares.cumsum() > 0.1])]
+    assert ia.novelty(atlas, few)["novelty_pvalue"].notna().all()
+
+
+def test_frequencies_of_what_is_guessed_are_doubted(atlas: ia.Atlas, bare: AnnData) -> None:
+    calibration = atlas.calibration
+    assert calibration is not None
+    guessed = replace(
+        atlas, calibration=replace(calibration, exponents=torch.tensor([1.0, 1.0, 0.001]))
+    )
+    with pytest.warns(UserWarning, match="Calls of disease for new donors are hardly better"):
+        ia.annotate(guessed, bare, label_prior="query")

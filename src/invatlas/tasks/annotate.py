@@ -14,17 +14,19 @@ from crepes import ConformalClassifier
 
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import Covariate, text_values
+from invatlas.data.genes import GeneOverlap
 from invatlas.data.knots import read_numbers
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.model.calls import collapse, estimate_frequencies, reweigh, sharpen
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
-from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, check_rate, judge
+from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, check_rate, describe_doubt, judge
 from invatlas.training.posterior import CHUNK, call_cells, call_values, encode_cells
 
 LABEL_PRIORS = ("reference", "uniform", "query")
 ABSTAIN_BELOW = 0.5
 SEPARATOR = " | "
+GUESSED = 0.1  # exponent below which calls of a covariate say next to nothing of a new donor
 
 Given = Mapping[str, str | Sequence[str]]
 
@@ -106,11 +108,11 @@ def annotate(
     """
     calling = Calling(given or {}, label_prior, abstain_below, false_discovery_rate)
     allowed_by(atlas, calling.given)
-    source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
-    for message in unknown_values(atlas, adata.obs):
+    source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
+    for message in describe_doubts(atlas, adata.obs, calling, overlap):
         warnings.warn(message, stacklevel=2)
     q = encode_cells(atlas.model, source)["invariant"]
-    return describe(atlas, q, calling).set_axis(pd.Index(adata.obs_names))
+    return describe(atlas, q, calling, overlap).set_axis(pd.Index(adata.obs_names))
 
 
 def prediction_sets(
@@ -181,7 +183,9 @@ def log_probabilities(
     return reweigh(log_p, log_share, log_weight.masked_fill(~allowed, -torch.inf))
 
 
-def describe(atlas: Atlas, q: DiagonalGaussian, calling: Calling) -> pd.DataFrame:
+def describe(
+    atlas: Atlas, q: DiagonalGaussian, calling: Calling, overlap: GeneOverlap
+) -> pd.DataFrame:
     """Tabulate calls and novelty of cells whose posterior is known."""
     allowed = allowed_by(atlas, calling.given)
     p = log_probabilities(atlas, q, allowed, calling.label_prior).exp()
@@ -196,7 +200,7 @@ def describe(atlas: Atlas, q: DiagonalGaussian, calling: Calling) -> pd.DataFram
             _add_number(table, covariate, call_values(q, prior, c).exp())
     _add_call(table, "joint", joint_names(atlas), p)
     calls = pd.DataFrame(table)
-    judged = judge(atlas, q, calling.false_discovery_rate)
+    judged = judge(atlas, q, calling.false_discovery_rate, overlap)
     weak = calls["predicted_joint_probability"] < calling.abstain_below
     return pd.concat([calls, judged], axis=1).assign(abstained=weak | judged["novelty_flag"])
 
@@ -228,6 +232,23 @@ def allowed_by(atlas: Atlas, given: Given) -> torch.Tensor:
     if not allowed.any():
         raise CovariateError("given leaves no combination of values that the atlas knows.")
     return allowed
+
+
+def describe_doubts(
+    atlas: Atlas, obs: pd.DataFrame, calling: Calling, overlap: GeneOverlap
+) -> list[str]:
+    """Say what a reader of some calls should know before trusting them."""
+    messages = [*unknown_values(atlas, obs), *describe_doubt(overlap)]
+    if calling.label_prior == "query" and atlas.calibration:
+        exponents = atlas.calibration.exponents[1:].tolist()
+        pairs = zip(atlas.schema.called, exponents, strict=True)
+        if weak := [covariate.name for covariate, exponent in pairs if exponent < GUESSED]:
+            messages.append(
+                f"Calls of {', '.join(weak)} for new donors are hardly better than guesses, so "
+                "frequencies estimated from the query mean little there. label_prior "
+                "'reference' does not need them."
+            )
+    return messages
 
 
 def unknown_values(atlas: Atlas, obs: pd.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from invatlas.atlas import Atlas
 from invatlas.data.genes import GeneOverlap
-from invatlas.tasks.annotate import Calling, describe, unknown_values
+from invatlas.tasks.annotate import Calling, describe, describe_doubts, unknown_values
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
 from invatlas.tasks.layout import lay_out
 from invatlas.tasks.novel_states import NovelStates, novel_states
@@ -28,7 +28,7 @@ class Mapped:
     overlap
         How the genes of the cells met those of the atlas.
     notes
-        Sentences a user should read: labels of the query that the atlas does not know.
+        Sentences a user should read before trusting the calls.
     states
         Groups of cells flagged as new, where calls were wanted; obs has them too, as
         ``novelty_group``.
@@ -85,11 +85,13 @@ def map_cells(
         cells.obsm[f"X_{which}"] = latents
         if layout:
             cells.obsm[f"X_{which}_umap"] = lay_out(latents, atlas.settings.seed)
-    states = None
+    states, notes = None, unknown_values(atlas, adata.obs)
     if calling is not None:
-        calls = describe(atlas, posteriors["invariant"], calling).set_axis(cells.obs_names)
+        calls = describe(atlas, posteriors["invariant"], calling, overlap)
+        calls = calls.set_axis(cells.obs_names)
+        notes = describe_doubts(atlas, adata.obs, calling, overlap)
         z = cells.obsm["X_invariant"]
         states = novel_states(adata, calls, z, layer=layer, gene_column=gene_column)
         cells.obs[calls.columns] = calls
         cells.obs["novelty_group"] = pd.Categorical(states.cells)
-    return Mapped(cells, overlap, unknown_values(atlas, adata.obs), states)
+    return Mapped(cells, overlap, notes, states)

@@ -17,6 +17,8 @@ new ones share their neighbours' scores. The README says what was measured.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import torch
@@ -24,6 +26,7 @@ from anndata import AnnData
 from scipy.stats import false_discovery_control
 
 from invatlas.atlas import Atlas
+from invatlas.data.genes import GeneOverlap
 from invatlas.errors import SettingsError
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
@@ -35,6 +38,7 @@ ENOUGH_CELLS = 200
 FEWEST_TOGETHER = 50
 OWN_PVALUE = 0.1
 POOLED = -1
+MOST_MISSING = 0.2  # share of the reference's counts that missing genes may have held
 
 
 def novelty(
@@ -64,8 +68,8 @@ def novelty(
     -------
     DataFrame, one row a cell: ``novelty_score`` (how far z_I is from reference cells and how
     undecided the call, of the cell and its nearest neighbours in the query; 0 on average for
-    known cells), ``novelty_pvalue`` and ``novelty_flag``. Without a calibration all three are
-    missing, missing and false.
+    known cells), ``novelty_pvalue`` and ``novelty_flag``. Without a calibration, or where missing
+    genes held more than 20 % of the reference's counts, all three are missing, missing and false.
 
     Raises
     ------
@@ -75,9 +79,23 @@ def novelty(
         As :func:`invatlas.embed`.
     """
     check_rate(false_discovery_rate)
-    source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
+    source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
+    for message in describe_doubt(overlap):
+        warnings.warn(message, stacklevel=2)
     q = encode_cells(atlas.model, source)["invariant"]
-    return judge(atlas, q, false_discovery_rate).set_axis(pd.Index(adata.obs_names))
+    judged = judge(atlas, q, false_discovery_rate, overlap)
+    return judged.set_axis(pd.Index(adata.obs_names))
+
+
+def describe_doubt(overlap: GeneOverlap) -> list[str]:
+    """Say why novelty is not judged, where it is not for want of genes."""
+    if overlap.missing_share <= MOST_MISSING:
+        return []
+    return [
+        f"The genes missing from the query held {overlap.missing_share:.0%} of the reference's "
+        f"counts. Beyond {MOST_MISSING:.0%} their absence alone makes known cells look new, so "
+        "novelty is not judged."
+    ]
 
 
 def check_rate(false_discovery_rate: float) -> None:
@@ -89,10 +107,12 @@ def check_rate(false_discovery_rate: float) -> None:
 
 
 @torch.inference_mode()
-def judge(atlas: Atlas, q: DiagonalGaussian, false_discovery_rate: float) -> pd.DataFrame:
+def judge(
+    atlas: Atlas, q: DiagonalGaussian, false_discovery_rate: float, overlap: GeneOverlap
+) -> pd.DataFrame:
     """Novelty of cells whose posterior is known."""
     known = atlas.calibration
-    if known is None:
+    if known is None or overlap.missing_share > MOST_MISSING:
         nothing = np.full(len(q.mean), np.nan)
         return pd.DataFrame(
             {"novelty_score": nothing, "novelty_pvalue": nothing, "novelty_flag": False}

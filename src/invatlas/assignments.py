@@ -1,0 +1,50 @@
+"""What a command was told in the form name=value."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from invatlas.errors import SettingsError
+from invatlas.settings import Settings
+
+RUN_KEYS = ("biological", "technical", "hierarchy", "layer", "genes_file", "gene_names")
+
+
+def choose_settings(values: dict[str, Any]) -> Settings:
+    """Change the defaults; a name that is nearly a setting's is answered with that one."""
+    known = [field.name for field in fields(Settings)]
+    for name in sorted(set(values) - set(known)):
+        if close := difflib.get_close_matches(name, [*known, *RUN_KEYS], n=1):
+            raise SettingsError(f"Unknown setting {name}; did you mean {close[0]}?")
+    return Settings().changed(values)
+
+
+def read_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Values of settings by name, each read as JSON where it is JSON."""
+    values: dict[str, Any] = {}
+    for name, text in _split_assignments("--set", assignments):
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values
+
+
+def read_given(assignments: list[str]) -> dict[str, list[str]]:
+    """Values each covariate may have, by its name."""
+    given: dict[str, list[str]] = {}
+    for name, value in _split_assignments("--given", assignments):
+        given.setdefault(name, []).append(value.strip())
+    return given
+
+
+def _split_assignments(flag: str, assignments: list[str]) -> Iterator[tuple[str, str]]:
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise SettingsError(f"{flag} {assignment!r} has no value; write it as name=value.")
+        yield name.strip(), text

@@ -1,0 +1,118 @@
+"""What the terminal shows: sentences and tables; progress and warnings on the error stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from invatlas.errors import InvatlasError
+from invatlas.interruption import NOTHING, STATUS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from invatlas.data.confounding import Finding
+    from invatlas.tasks.map import Mapped
+
+MOST_FINDINGS = 12
+screen = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn our own errors into one line and an exit status."""
+    try:
+        yield
+    except InvatlasError as error:
+        screen.print(f"[bold red]Error[/]: {escape(str(error))}")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        screen.print(NOTHING)
+        raise typer.Exit(STATUS) from None
+
+
+def say(text: str) -> None:
+    """Print a line as it is: names from files may look like markup."""
+    screen.print(escape(text))
+
+
+def note(text: str, kind: str = "Note") -> None:
+    """Print a line that wants attention."""
+    screen.print(f"[yellow]{kind}[/]: {escape(text)}")
+
+
+def show_rows(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values as a table, on the output stream."""
+    table = Table(show_header=False, box=None)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console(highlight=False).print(table)
+
+
+def show_confounding(findings: Sequence[Finding], verdicts: Mapping[str, str]) -> None:
+    """Show what of a design cannot be told; nothing where there is nothing to say."""
+    if not findings:
+        return
+    table = Table("columns", "verdict", "what cannot be told", box=None, padding=(0, 2, 0, 0))
+    for finding in findings[:MOST_FINDINGS]:
+        colour = "yellow" if finding.alarm else "dim"
+        columns = f"{finding.biological} and {finding.beside}"
+        verdict = f"[{colour}]{verdicts[finding.kind]}[/]"
+        table.add_row(escape(columns), verdict, escape(finding.sentence))
+    screen.print(table, soft_wrap=False)
+    if (left := len(findings) - MOST_FINDINGS) > 0:
+        say(f"And {left} more, in the report.")
+
+
+def show_audit(found: pd.DataFrame) -> None:
+    """Show each score beside the null's 95 % quantile, in bold where it lies above."""
+    probes = list(dict.fromkeys(found["probe"]))
+    table = Table("covariate", "latents", "given", *probes, box=None, padding=(0, 2, 0, 0))
+    for (name, latents), rows in found.groupby(["covariate", "latents"], sort=False):
+        numbers = zip(rows["score"], rows["null_95"], rows["chance"], strict=True)
+        scores = [_say_score(*three) for three in numbers]
+        table.add_row(escape(name), latents, escape(rows["given"].iloc[0]), *scores)
+    Console(highlight=False).print(table)
+    notes = found[found["note"].fillna("") != ""].groupby("covariate", sort=False)["note"]
+    for name, kinds in notes.unique().items():
+        for told in kinds:
+            note(f"{name}: {told}.")
+
+
+def _say_score(score: float, null: float, chance: float) -> str:
+    if score != score:
+        return "[dim]no answer[/]"
+    style = "bold" if score > max(null, chance) else "none"
+    return f"[{style}]{score:.2f}[/] [dim]({null:.2f})[/]"
+
+
+def show_mapped(mapped: Mapped, abstain_below: float) -> None:
+    """Say how the genes met, what was flagged and what the new states are."""
+    say(mapped.overlap.describe())
+    for told in mapped.notes:
+        note(told)
+    obs = mapped.cells.obs
+    say(
+        f"{obs['novelty_flag'].sum():,} cells are flagged as new, "
+        f"{obs['abstained'].sum():,} in all are not called."
+    )
+    names = [name.removesuffix("_probability") for name in obs if name.endswith("_probability")]
+    if obs["abstained"].any() and len(names) > 2:
+        sure = [
+            f"{name.removeprefix('predicted_')} of {count:,}"
+            for name in names
+            if name != "predicted_joint"
+            for count in [(obs[f"{name}_probability"] >= abstain_below).sum()]
+        ]
+        say(f"Called one by one with at least {abstain_below:g}: {', '.join(sure)} cells.")
+    for state in mapped.states.table.to_dict("records") if mapped.states else []:
+        say(
+            f"{state['group']}: {state['cells']} new cells, nearest to {state['nearest']}; "
+            f"markers {state['markers'] or 'none'}."
+        )
