@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from invatlas.data.confounding import confounding
     from invatlas.data.simulate import simulate
     from invatlas.errors import InvatlasError
+    from invatlas.evaluate.consensus import fit_seeds
+    from invatlas.evaluate.identifiability import identifiability
     from invatlas.report.page import write_report
     from invatlas.report.query import write_query_report
     from invatlas.settings import Settings
@@ -39,6 +41,8 @@ _PLACES = {
     "confounding": "data.confounding",
     "embed": "tasks.embed",
     "fit": "atlas",
+    "fit_seeds": "evaluate.consensus",
+    "identifiability": "evaluate.identifiability",
     "load": "storage",
     "map_cells": "tasks.map",
     "novel_states": "tasks.novel_states",
@@ -64,6 +68,8 @@ __all__ = [
     "embed",
     "evaluate",
     "fit",
+    "fit_seeds",
+    "identifiability",
     "load",
     "map_cells",
     "novel_states",

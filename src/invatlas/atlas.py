@@ -110,6 +110,7 @@ def fit(
     layer: str | None = None,
     genes: Sequence[str] | None = None,
     settings: Settings | None = None,
+    split_seed: int | None = None,
     progress: bool = False,
     strict: bool = False,
 ) -> Atlas:
@@ -136,6 +137,8 @@ def fit(
         Genes to model; by default the ``settings.genes`` most variable ones.
     settings
         Everything else; see :class:`Settings`.
+    split_seed
+        Seed of which cells are held out; that of the settings by default.
     progress
         Whether to show a progress bar with the time left.
     strict
@@ -165,8 +168,8 @@ def fit(
     confounded = find_confounding(schema, biological_codes, technical_codes)
     if strict:
         refuse_confounding(confounded)
-    groups = _groups(schema, biological_codes, technical_codes)
-    names = _choose_genes(adata, genes, layer, groups[1], settings)
+    technical_groups = keep_categories(schema.technical, technical_codes)
+    names = _choose_genes(adata, genes, layer, technical_groups, settings)
     source = CountSource.from_anndata(adata, names, layer)
     if not source.matrix.nnz:
         raise CountsError(
@@ -176,7 +179,7 @@ def fit(
     if any(covariate.knots for covariate in schema.covariates):
         rounding = Rounding(*schema.offsets(adata.obs), np.random.default_rng(settings.seed))
     cells = Cells(source, biological_codes, technical_codes, rounding)
-    split = split_cells(*groups, settings.held_out, np.random.default_rng(settings.seed))
+    split = draw_split(schema, adata.obs, settings, split_seed)
     job = Job(cells, schema, settings, lambda rows: _describe(rows, cells, adata, schema), progress)
     with torch.random.fork_rng(devices=[]):
         start = time.perf_counter()
@@ -200,11 +203,20 @@ def fit(
             *describe_unmet(hierarchy or {}, adata.obs),
         ],
         "adapted": [],
+        "seeds": [],
         "versions": package_versions(),
     }
     history = pd.DataFrame(training.history)
     shares = totals / totals.sum()
     return Atlas(model, schema, tuple(names), shares, settings, history, record, calibration)
+
+
+def draw_split(
+    schema: Schema, obs: pd.DataFrame, settings: Settings, seed: int | None = None
+) -> Split:
+    """Choose the cells a fit holds out; its settings' seed decides where none is given."""
+    generator = np.random.default_rng(settings.seed if seed is None else seed)
+    return split_cells(*_groups(schema, *schema.encode(obs)), settings.held_out, generator)
 
 
 @dataclass(frozen=True)

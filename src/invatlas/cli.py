@@ -34,6 +34,7 @@ from invatlas.terminal import (
     explained,
     note,
     say,
+    show_agreement,
     show_audit,
     show_confounding,
     show_mapped,
@@ -129,6 +130,10 @@ def fit(
             "--set", help="Any other setting, as name=value; docs/settings.md lists them."
         ),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Fit with so many seeds; keep the one nearest to the others."),
+    ] = None,
     threads: Threads = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a study whose covariates are confounded.")
@@ -166,7 +171,7 @@ def fit(
         _check_design(adata, run)
         _use_threads(threads)
         with interruptible(say) as interruption:
-            atlas = _fit(adata, run, settings, strict)
+            atlas = _fit(adata, run, settings, strict, seeds)
             _write_fit(atlas, adata, output, cells.stem, interruption, audit)
         trained = atlas.record["training"]
         say(
@@ -388,20 +393,27 @@ def _use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _fit(adata: AnnData, run: dict[str, Any], settings: Settings, strict: bool) -> Atlas:
+def _fit(
+    adata: AnnData, run: dict[str, Any], settings: Settings, strict: bool, seeds: int | None
+) -> Atlas:
     from invatlas.atlas import fit as fit_atlas
 
-    return fit_atlas(
-        adata,
-        run.get("biological", []),
-        run.get("technical", []),
-        hierarchy=run.get("hierarchy"),
-        layer=run.get("layer"),
-        genes=read_genes(run["genes_file"]) if "genes_file" in run else run.get("gene_names"),
-        settings=settings,
-        progress=True,
-        strict=strict,
-    )
+    columns = run.get("biological", []), run.get("technical", [])
+    choices: dict[str, Any] = {
+        "hierarchy": run.get("hierarchy"),
+        "layer": run.get("layer"),
+        "genes": read_genes(run["genes_file"]) if "genes_file" in run else run.get("gene_names"),
+        "settings": settings,
+        "progress": True,
+        "strict": strict,
+    }
+    if not seeds:
+        return fit_atlas(adata, *columns, **choices)
+    from invatlas.evaluate.consensus import fit_seeds
+
+    atlas, agreed = fit_seeds(adata, *columns, seeds=seeds, **choices)
+    show_agreement(agreed, atlas.settings.seed)
+    return atlas
 
 
 def _check_design(adata: AnnData, run: dict[str, Any]) -> None:

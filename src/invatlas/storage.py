@@ -117,6 +117,7 @@ def load(path: str | Path) -> Atlas:
         record = {name: card["record"][name] for name in RECORD}
         int(record["training"]["epochs"])
         _check_adaptations(record["adapted"], schema)
+        record["seeds"] = [dict(pair) for pair in card["record"].get("seeds", [])]
         findings = card["record"].get("confounding", [])  # absent before it was looked for
         record["confounding"] = [Finding.from_json(finding).to_json() for finding in findings]
         if shares.shape != (len(genes),) or not genes or not math.isfinite(median):

@@ -1,0 +1,84 @@
+"""Several fits of one study, and the one that the others agree with most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from invatlas.atlas import Atlas, draw_split, fit
+from invatlas.data.covariates import Schema
+from invatlas.errors import DataError, SettingsError
+from invatlas.evaluate.identifiability import agreement
+from invatlas.settings import Settings
+from invatlas.tasks.embed import embed
+
+
+def fit_seeds(
+    adata: AnnData,
+    biological: Sequence[str],
+    technical: Sequence[str] = (),
+    *,
+    seeds: int = 5,
+    settings: Settings | None = None,
+    **choices: Any,
+) -> tuple[Atlas, pd.DataFrame]:
+    """Fit with several seeds and keep the fit that the others agree with most.
+
+    All hold out the same cells, on which their invariant latents are compared. The fit that is
+    kept is made once more, with its calibration, which the comparison does not need.
+
+    Parameters
+    ----------
+    adata, biological, technical, settings
+        As in :func:`invatlas.fit`; the seeds follow ``settings.seed``.
+    seeds
+        How many fits, at least 2.
+    **choices
+        Anything else :func:`invatlas.fit` takes.
+
+    Returns
+    -------
+    Atlas, DataFrame
+        The atlas with the highest mean ``linear`` agreement, and every pair as of
+        :func:`invatlas.evaluate.agreement`, with seeds for ``first`` and ``second``. The atlas
+        remembers the table in ``record["seeds"]``.
+
+    Raises
+    ------
+    SettingsError
+        If there are fewer than two seeds.
+    DataError
+        If no cells are held out to compare on, or as :func:`invatlas.fit`.
+    """
+    if seeds < 2:
+        raise SettingsError(f"seeds is {seeds}; agreement takes at least 2 fits.")
+    settings = settings or Settings()
+    schema = Schema.learn(adata.obs, biological, technical, choices.get("hierarchy"))
+    held_out = draw_split(schema, adata.obs, settings).held_out
+    if not len(held_out):
+        raise DataError(
+            f"No cells are held out of {adata.n_obs} to compare fits on; held_out is "
+            f"{settings.held_out:g}."
+        )
+    cells = adata[held_out].copy()
+    choices["split_seed"] = settings.seed
+    tried = [settings.seed + k for k in range(seeds)]
+    embeddings = []
+    for seed in tried:
+        quick = replace(settings, seed=seed, spared_donors=0.0)
+        atlas = fit(adata, biological, technical, settings=quick, **choices)
+        embeddings.append(embed(atlas, cells, layer=choices.get("layer")))
+    codes = schema.encode(cells.obs)[0]
+    table = agreement(embeddings, np.unique(codes, axis=0, return_inverse=True)[1].ravel())
+    table[["first", "second"]] += settings.seed
+    pairs = table.melt("linear", ["first", "second"], value_name="seed")
+    means = pairs.groupby("seed")["linear"].mean()
+    nearest = replace(settings, seed=int(means.idxmax()))
+    atlas = fit(adata, biological, technical, settings=nearest, **choices)
+    plain = table.astype(object).where(table.notna(), None).to_dict("records")
+    return replace(atlas, record={**atlas.record, "seeds": plain}), table
