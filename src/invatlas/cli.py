@@ -29,7 +29,7 @@ from invatlas.files import (
     write_text,
 )
 from invatlas.interruption import STATUS, Interruption, interruptible
-from invatlas.settings import Settings, read_toml
+from invatlas.settings import PRIOR_NAMES, Settings, read_toml
 from invatlas.terminal import (
     explained,
     note,
@@ -109,6 +109,9 @@ def fit(
             help=f"negative_binomial, poisson or gaussian; {DEFAULTS.likelihood} by default."
         ),
     ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help=f"{' or '.join(PRIOR_NAMES)}; {DEFAULTS.prior} by default.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Chosen from the data by default.")] = None,
     minibatch_size: Annotated[
         int | None, typer.Option(help="Cells in a step; chosen from the data by default.")
@@ -155,6 +158,7 @@ def fit(
             "genes_file": str(genes_file) if genes_file else None,
             "genes": genes,
             "likelihood": likelihood,
+            "prior": prior,
             "epochs": epochs,
             "minibatch_size": minibatch_size,
             "technical_in_decoder": technical_in_decoder,

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 from invatlas.errors import SettingsError
 
 LIKELIHOOD_NAMES = ("negative_binomial", "poisson", "gaussian")
-PRIOR_NAMES = ("factorised",)
+PRIOR_NAMES = ("factorised", "low_rank")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Settings:
     likelihood
         ``negative_binomial``, ``poisson`` or ``gaussian``.
     prior
-        ``factorised``.
+        ``factorised``, or ``low_rank``, in which latents depend on each other.
     invariant_latents, spurious_latents
         Dimensions of z_I and z_S; z_S may have 0.
     hidden, layers, dropout
@@ -39,7 +39,7 @@ class Settings:
         Standard deviation of the natural logarithm of the factor by which the encoders are shown
         a cell deeper or shallower than it was sequenced while training.
     interaction_rank
-        Rank of the prior's interaction between covariates.
+        Rank of the prior's interaction between covariates, and of the dependence of latents.
     technical_in_decoder
         Whether the decoder is told the technical values too.
     divergence_weight

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from invatlas.model.invae import PRIORS
 from invatlas.model.priors import (
-    PRIORS,
     ConditionalGaussians,
     CovariateTable,
     DiagonalGaussian,

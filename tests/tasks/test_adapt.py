@@ -123,7 +123,13 @@ def test_too_many_missing_genes_are_refused(before: ia.Atlas, query: AnnData) ->
 
 
 @pytest.mark.parametrize(
-    "changes", [{"technical_in_decoder": False}, {"spurious_latents": 0}, {"technical": ["donor"]}]
+    "changes",
+    [
+        {"technical_in_decoder": False},
+        {"spurious_latents": 0},
+        {"technical": ["donor"]},
+        {"prior": "low_rank"},
+    ],
 )
 def test_every_kind_of_atlas_adapts(
     reference: AnnData, query: AnnData, fit: Callable[..., ia.Atlas], changes: dict

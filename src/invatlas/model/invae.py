@@ -15,15 +15,21 @@ from torch import Tensor, nn
 from invatlas.data.minibatch import Minibatch
 from invatlas.model.independence import COMPARED_CELLS
 from invatlas.model.likelihoods import LIKELIHOODS, CountDistribution
+from invatlas.model.low_rank import LowRankPrior
 from invatlas.model.networks import Decoder, Encoder
 from invatlas.model.priors import (
-    PRIORS,
     ConditionalGaussians,
     CovariateTable,
     DiagonalGaussian,
+    FactorisedPrior,
     Prior,
 )
 from invatlas.settings import Settings
+
+PRIORS: dict[str, type[FactorisedPrior]] = {
+    "factorised": FactorisedPrior,
+    "low_rank": LowRankPrior,
+}
 
 
 @dataclass(frozen=True)

@@ -235,6 +235,3 @@ def one_hot(
         nn.functional.one_hot(combinations[:, c], size).float() for c, size in enumerate(sizes)
     ]
     return torch.cat([torch.zeros(len(combinations), 0), *columns], 1)
-
-
-PRIORS: dict[str, type[FactorisedPrior]] = {"factorised": FactorisedPrior}
