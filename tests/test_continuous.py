@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,21 @@ def test_it_comes_back_from_disk_and_a_run_can_be_repeated(
     assert loaded.schema == atlas.schema
     assert [c.column for c in loaded.schema.biological] == ["cell_type", "severity:continuous"]
     pd.testing.assert_frame_equal(ia.annotate(loaded, study[new]), ia.annotate(atlas, study[new]))
+
+
+@pytest.mark.parametrize(
+    "knots", [[], [0.0, 1.0], [1.0] * 8, [float("nan")] * 8], ids=["none", "few", "flat", "nan"]
+)
+def test_knots_that_are_no_scale_are_refused(
+    atlas: ia.Atlas, tmp_path: Path, knots: list[float]
+) -> None:
+    ia.save(atlas, tmp_path / "atlas")
+    file = tmp_path / "atlas" / "atlas.json"
+    card = json.loads(file.read_text())
+    card["schema"]["biological"][1]["knots"] = knots
+    file.write_text(json.dumps(card))
+    with pytest.raises(ia.InvatlasError, match="damaged"):
+        ia.load(tmp_path / "atlas")
 
 
 def test_numbers_beyond_the_reference_are_told(

@@ -110,7 +110,6 @@ def fit(
     layer: str | None = None,
     genes: Sequence[str] | None = None,
     settings: Settings | None = None,
-    split_seed: int | None = None,
     progress: bool = False,
     strict: bool = False,
 ) -> Atlas:
@@ -137,8 +136,6 @@ def fit(
         Genes to model; by default the ``settings.genes`` most variable ones.
     settings
         Everything else; see :class:`Settings`.
-    split_seed
-        Seed of which cells are held out; that of the settings by default.
     progress
         Whether to show a progress bar with the time left.
     strict
@@ -179,7 +176,7 @@ def fit(
     if any(covariate.knots for covariate in schema.covariates):
         rounding = Rounding(*schema.offsets(adata.obs), np.random.default_rng(settings.seed))
     cells = Cells(source, biological_codes, technical_codes, rounding)
-    split = draw_split(schema, adata.obs, settings, split_seed)
+    split = draw_split(schema, adata.obs, settings)
     job = Job(cells, schema, settings, lambda rows: _describe(rows, cells, adata, schema), progress)
     with torch.random.fork_rng(devices=[]):
         start = time.perf_counter()
@@ -211,12 +208,11 @@ def fit(
     return Atlas(model, schema, tuple(names), shares, settings, history, record, calibration)
 
 
-def draw_split(
-    schema: Schema, obs: pd.DataFrame, settings: Settings, seed: int | None = None
-) -> Split:
-    """Choose the cells a fit holds out; its settings' seed decides where none is given."""
-    generator = np.random.default_rng(settings.seed if seed is None else seed)
-    return split_cells(*_groups(schema, *schema.encode(obs)), settings.held_out, generator)
+def draw_split(schema: Schema, obs: pd.DataFrame, settings: Settings) -> Split:
+    """Choose the cells a fit holds out."""
+    seed = settings.seed if settings.split_seed is None else settings.split_seed
+    groups = _groups(schema, *schema.encode(obs))
+    return split_cells(*groups, settings.held_out, np.random.default_rng(seed))
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ class Settings:
         random.
     seed
         Seed of every random choice.
+    split_seed
+        Seed of which cells are held out; None takes ``seed``.
     """
 
     genes: int = 2000
@@ -94,6 +96,7 @@ class Settings:
     patience: int = 30
     spared_donors: float = 0.25
     seed: int = 0
+    split_seed: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values no fit can run with."""
@@ -159,6 +162,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "patience": (1, _MOST),
     "spared_donors": (0.0, 0.5),
     "seed": (0, 2**32 - 1),
+    "split_seed": (0, 2**32 - 1),
 }
 
 

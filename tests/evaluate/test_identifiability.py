@@ -98,7 +98,6 @@ def test_the_consensus_is_one_of_the_fits_and_remembers(study: AnnData, tmp_path
         ["cell_type", "disease"],
         ["donor"],
         settings=atlas.settings,
-        split_seed=SETTINGS.seed,
     )
     assert np.array_equal(ia.embed(again, study), ia.embed(atlas, study))
     ia.save(atlas, tmp_path / "atlas")

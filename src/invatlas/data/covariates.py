@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,15 @@ class Covariate:
     categories: tuple[str, ...]
     groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
     knots: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a scale that is none: what a file says may be anything."""
+        rising = all(low < high for low, high in pairwise(self.knots))
+        if self.knots and not (rising and np.isfinite(self.knots).all()):
+            raise ValueError(f"knots of {self.name!r} do not rise")
+        continuous = self.kind == "continuous"
+        if len(self.knots) != (len(self.categories) if continuous else 0):
+            raise ValueError(f"{self.name!r} has {len(self.knots)} knots for its categories")
 
     @classmethod
     def learn(cls, obs: pd.DataFrame, column: str, hierarchy: Hierarchy | None = None) -> Covariate:

@@ -58,6 +58,8 @@ def fit_seeds(
     if seeds < 2:
         raise SettingsError(f"seeds is {seeds}; agreement takes at least 2 fits.")
     settings = settings or Settings()
+    if settings.split_seed is None:
+        settings = replace(settings, split_seed=settings.seed)
     schema = Schema.learn(adata.obs, biological, technical, choices.get("hierarchy"))
     held_out = draw_split(schema, adata.obs, settings).held_out
     if not len(held_out):
@@ -66,7 +68,6 @@ def fit_seeds(
             f"{settings.held_out:g}."
         )
     cells = adata[held_out].copy()
-    choices["split_seed"] = settings.seed
     tried = [settings.seed + k for k in range(seeds)]
     embeddings = []
     for seed in tried:
