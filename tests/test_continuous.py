@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from anndata import AnnData
 from scipy.stats import spearmanr
 
 import invatlas as ia
+from invatlas.data.covariates import Schema, combine
 
 TRAINED = 18
 SETTINGS = ia.Settings(
@@ -141,3 +143,50 @@ def test_numbers_taken_as_categories_are_told(study: AnnData) -> None:
     settings = ia.Settings(epochs=1, hidden=8, genes=0, spared_donors=0.0)
     atlas = ia.fit(few, ["cell_type", "dose"], ["donor"], settings=settings)
     assert any("dose:continuous takes them as a scale" in told for told in atlas.record["warnings"])
+
+
+def test_a_query_may_have_anything_in_the_column(
+    atlas: ia.Atlas, study: AnnData, new: np.ndarray
+) -> None:
+    query = study[new][:40].copy()
+    query.obs["severity"] = ["high", "0.5", "inf", "NA"] * 10
+    bare = AnnData(query.X, var=query.var, obs=pd.DataFrame(index=query.obs_names))
+    pd.testing.assert_frame_equal(ia.annotate(atlas, query), ia.annotate(atlas, bare))
+
+
+def test_numbers_keep_to_what_is_given(atlas: ia.Atlas, study: AnnData, new: np.ndarray) -> None:
+    free = ia.annotate(atlas, study[new])
+    one = ia.annotate(atlas, study[new], given={"cell_type": "type_0"})
+    alike = (free["predicted_cell_type"] == "type_0") & (
+        free["predicted_joint_probability"] > 0.999
+    )
+    assert alike.sum() > 50
+    near = np.isclose(free["predicted_severity"], one["predicted_severity"], atol=1e-2)
+    assert near[alike].all() and not near.all()
+
+
+def test_an_audit_passes_over_scales(atlas: ia.Atlas, study: AnnData, new: np.ndarray) -> None:
+    found = ia.evaluate.leakage(
+        atlas, study[new], cells=400, permutations=3, boosted_permutations=1
+    )
+    assert set(found["covariate"]) == {"cell_type", "donor"}
+
+
+def test_scales_alone_are_enough_on_the_technical_side(study: AnnData) -> None:
+    study = study[:600].copy()
+    study.obs["depth"] = np.asarray(study.X.sum(1)).ravel()
+    settings = replace(SETTINGS, spared_donors=0.25, epochs=2)
+    atlas = ia.fit(study, ["cell_type"], ["depth:continuous"], settings=settings)
+    assert atlas.calibration is not None and not atlas.calibration.whole_donors
+
+
+def test_every_knot_is_spoken_of_where_combinations_are_many() -> None:
+    kinds = np.repeat(np.arange(700), 2)
+    obs = pd.DataFrame({"kind": kinds.astype(str), "age": np.tile([0.0, 10.0], 700)})
+    obs.loc[0, "age"] = 5.0
+    schema = Schema.learn(obs, ["kind", "age:continuous"], [])
+    size = len(schema.biological[1].knots)
+    many = tuple(replace(c, categories=c.categories) for c in schema.biological)
+    combinations, weights = combine((*many, many[0]), np.c_[schema.encode(obs)[0], kinds])
+    assert len(combinations) == 700 * size == len(np.unique(combinations, axis=0))
+    assert set(combinations[:, 1]) == set(range(size)) and weights.sum() == pytest.approx(1)

@@ -199,6 +199,10 @@ def fit(
             *_warnings(adata, cells, schema),
             *describe_unmet(hierarchy or {}, adata.obs),
         ],
+        "labelled": {
+            "invariant": int((biological_codes[split.train] >= 0).all(1).sum()),
+            "spurious": int((technical_codes[split.train] >= 0).all(1).sum()),
+        },
         "adapted": [],
         "seeds": [],
         "versions": package_versions(),
@@ -255,7 +259,10 @@ class Job:
         """
         settings, cells = self.settings, self.cells
         generator = np.random.default_rng(settings.seed)
-        found = calibrate(model, cells, split, generator)
+        try:
+            found = calibrate(model, cells, split, generator)
+        except KeyboardInterrupt:
+            return None, ["Calls are not calibrated, since the fit was interrupted in it."]
         if found is None or split.covariate is not None or not settings.spared_donors:
             return found, []
         biological, technical = _groups(self.schema, cells.biological, cells.technical)
@@ -265,8 +272,8 @@ class Job:
         column = self.schema.technical[spared.covariate or 0].name
         left_out = [
             f"The calibration on values of {column} that training never met was left out, since "
-            "the fit was interrupted or failed in it; calls are calibrated on cells drawn at "
-            f"random and promise less for a new {column}."
+            "the fit was interrupted or failed in it, or met other combinations of values; calls "
+            f"are calibrated on cells drawn at random and promise less for a new {column}."
         ]
         if training.stopped == "interrupted":
             return found, left_out
@@ -275,12 +282,12 @@ class Job:
         inner = Split(rows[inner.train], rows[inner.held_out], None)
         try:
             second, second_training = self.run(inner, "calibration")
+            tables = [fitted.prior_invariant.combinations for fitted in (model, second)]
+            if second_training.stopped == "interrupted" or not torch.equal(*tables):
+                return found, left_out
+            return calibrate_on_donors(found, second, inner, cells, spared.held_out, generator), []
         except (KeyboardInterrupt, TrainingError):
             return found, left_out
-        tables = [fitted.prior_invariant.combinations for fitted in (model, second)]
-        if second_training.stopped == "interrupted" or not torch.equal(*tables):
-            return found, left_out
-        return calibrate_on_donors(found, second, inner, cells, spared.held_out, generator), []
 
 
 def tabulate(covariates: Sequence[Covariate], codes: np.ndarray) -> CovariateTable:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from invatlas.assignments import RUN_KEYS, choose_settings, read_assignments, read_given
-from invatlas.errors import SettingsError, StorageError
+from invatlas.errors import InvatlasError, SettingsError, StorageError
 from invatlas.files import (
     read_cells,
     read_genes,
@@ -272,7 +272,7 @@ def map_query(
         for name in mapped.cells.obsm:
             adata.obsm[name] = mapped.cells.obsm[name]
         write_cells(adata, output)
-        show_mapped(mapped, calling.abstain_below)
+        show_mapped(mapped, [c.name for c in loaded.schema.called], calling.abstain_below)
         say(f"Wrote {adata.n_obs:,} cells to {output}.")
         if page:
             _write_query_report(page, loaded, mapped, calling, query.stem, atlas.resolve().name)
@@ -454,7 +454,10 @@ def _write_fit(
     if audit:
         from invatlas.evaluate import leakage
 
-        told = leakage(atlas, adata, layer=atlas.record["layer"])
+        try:
+            told = leakage(atlas, adata, layer=atlas.record["layer"])
+        except InvatlasError as error:
+            note(f"There is no audit. {error}", "Warning")
     interruption.stage = "writing"
     with staged(output) as folder:
         write_atlas(atlas, folder)

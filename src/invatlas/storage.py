@@ -120,6 +120,11 @@ def load(path: str | Path) -> Atlas:
         record["seeds"] = [dict(pair) for pair in card["record"].get("seeds", [])]
         findings = card["record"].get("confounding", [])  # absent before it was looked for
         record["confounding"] = [Finding.from_json(finding).to_json() for finding in findings]
+        record["labelled"] = {
+            which: int(card["record"]["labelled"][which]) for which in ("invariant", "spurious")
+        }
+        if not schema.called:
+            raise ValueError("no biological covariate has categories")
         if shares.shape != (len(genes),) or not genes or not math.isfinite(median):
             raise ValueError("genes and their shares differ in length")
         with torch.device("meta"):
@@ -343,7 +348,11 @@ def _read_calibration(
         raise StorageError(f"{folder / CARD} is damaged: {error!r}.") from error
     tensors = _read_tensors(folder / CALIBRATION, promised, card.get("sha256"))
     positive = torch.cat([tensors["exponents"], tensors["called_share"]])
-    possible = (positive > 0).all() and (tensors["called"] >= 0).all()
+    called = tensors["called"]
+    positive = torch.cat([positive, tensors["standard"][1]])
+    possible = landmarks > 0 and bool(
+        (positive > 0).all() and (called >= 0).all() and (called < len(table)).all()
+    )
     if not (possible and all(torch.isfinite(t).all() for t in tensors.values())):
         raise StorageError(f"{folder / CALIBRATION} is damaged: it holds impossible values.")
     return Calibration(

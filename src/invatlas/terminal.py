@@ -72,6 +72,8 @@ def show_confounding(findings: Sequence[Finding], verdicts: Mapping[str, str]) -
 
 def show_agreement(agreed: pd.DataFrame, seed: int) -> None:
     """Say how far fits of several seeds agree, and which was kept."""
+    if agreed.empty:
+        return
     linear, within = agreed["linear"], agreed["linear_within"]
     told = f"{within.mean():.3f} within biology" if within.notna().any() else "too few cells within"
     say(
@@ -103,7 +105,7 @@ def _say_score(score: float, null: float, chance: float) -> str:
     return f"[{style}]{score:.2f}[/] [dim]({null:.2f})[/]"
 
 
-def show_mapped(mapped: Mapped, abstain_below: float) -> None:
+def show_mapped(mapped: Mapped, called: Sequence[str], abstain_below: float) -> None:
     """Say how the genes met, what was flagged and what the new states are."""
     say(mapped.overlap.describe())
     for told in mapped.notes:
@@ -113,13 +115,10 @@ def show_mapped(mapped: Mapped, abstain_below: float) -> None:
         f"{obs['novelty_flag'].sum():,} cells are flagged as new, "
         f"{obs['abstained'].sum():,} in all are not called."
     )
-    names = [name.removesuffix("_probability") for name in obs if name.endswith("_probability")]
-    if obs["abstained"].any() and len(names) > 2:
+    if obs["abstained"].any() and len(called) > 1:
         sure = [
-            f"{name.removeprefix('predicted_')} of {count:,}"
-            for name in names
-            if name != "predicted_joint"
-            for count in [(obs[f"{name}_probability"] >= abstain_below).sum()]
+            f"{name} of {(obs[f'predicted_{name}_probability'] >= abstain_below).sum():,}"
+            for name in called
         ]
         say(f"Called one by one with at least {abstain_below:g}: {', '.join(sure)} cells.")
     for state in mapped.states.table.to_dict("records") if mapped.states else []:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from invatlas.data.knots import choose_knots, locate, name_knots, read_numbers
+from invatlas.data.knots import check_numbers, choose_knots, locate, name_knots, read_numbers
 from invatlas.errors import CovariateError
 
 MISSING = -1
@@ -87,7 +87,7 @@ class Covariate:
         if kind == "continuous":
             if hierarchy:
                 raise CovariateError(f"{name!r} is continuous; it has no hierarchy of values.")
-            knots = choose_knots(read_numbers(text_values(obs, name), name), name)
+            knots = choose_knots(check_numbers(text_values(obs, name), name), name)
             return cls(name, kind, name_knots(knots), knots=knots)
         every = text_values(obs, name).dropna()
         values = every[~every.isin(list(hierarchy or {}))]
@@ -138,7 +138,7 @@ class Covariate:
 
     def positions(self, obs: pd.DataFrame) -> np.ndarray:
         """Where the numbers of a continuous column lie among the knots; NaN where missing."""
-        return locate(read_numbers(text_values(obs, self.name), self.name), self.knots)
+        return locate(read_numbers(text_values(obs, self.name)), self.knots)
 
     def offsets(self, obs: pd.DataFrame) -> np.ndarray:
         """How far each value lies from its code, -1/2 to 1/2; 0 where categorical or missing."""
@@ -197,7 +197,9 @@ class Schema:
         hierarchy = _check_hierarchy(hierarchy or {}, biological)
         schema = cls(
             tuple(
-                Covariate.learn(obs, column, hierarchy.get(_column_name(column)))
+                Covariate.learn(
+                    obs, column, hierarchy.get(column, hierarchy.get(_column_name(column)))
+                )
                 for column in biological
             ),
             tuple(Covariate.learn(obs, column) for column in technical),
@@ -286,7 +288,8 @@ def keep_categories(covariates: Sequence[Covariate], codes: np.ndarray) -> np.nd
 def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Combinations of values that a prior speaks of, and how often each occurs.
 
-    Every combination where there are at most 4,096, else those that occur in the reference.
+    Every combination where there are at most 4,096, else those that occur in the reference, each
+    with every knot of a scale.
 
     Returns
     -------
@@ -299,7 +302,12 @@ def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndar
     if np.prod(sizes, dtype=float) <= MAXIMUM_COMBINATIONS or not len(complete):
         combinations = np.indices(sizes).reshape(len(sizes), -1).T.astype(np.int64)
     else:
-        combinations = np.unique(complete, axis=0)
+        combinations = complete
+        for c, covariate in enumerate(covariates):
+            if covariate.knots:  # a value may be dealt to either knot beside it
+                combinations = np.unique(combinations, axis=0).repeat(sizes[c], axis=0)
+                combinations[:, c] = np.arange(len(combinations)) % sizes[c]
+        combinations = np.unique(combinations, axis=0)
     place = {tuple(row): j for j, row in enumerate(combinations.tolist())}
     counts = np.ones(len(combinations))
     found, times = np.unique(complete, axis=0, return_counts=True)
@@ -346,7 +354,7 @@ def _check_hierarchy(hierarchy: object, biological: Sequence[str]) -> Mapping[st
     shape = 'column = {coarse value = [finer values]}, such as cell_type = {"T cell" = ["CD4 T"]}'
     if not isinstance(hierarchy, Mapping):
         raise CovariateError(f"The hierarchy is {hierarchy!r}; it is written {shape}.")
-    names = [_column_name(column) for column in biological]
+    names = [*biological, *map(_column_name, biological)]
     for column, groups in hierarchy.items():
         if column not in names:
             raise CovariateError(

@@ -22,7 +22,14 @@ MOST_KNOTS = 8
 FEWEST_NUMBERS = 3
 
 
-def read_numbers(values: pd.Series, name: str) -> np.ndarray:
+def read_numbers(values: pd.Series) -> np.ndarray:
+    """Finite numbers of a column given as text, anything else as NaN, shape (cell,)."""
+    numbers = np.array(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
+    numbers[~np.isfinite(numbers)] = np.nan
+    return numbers
+
+
+def check_numbers(values: pd.Series, name: str) -> np.ndarray:
     """Numbers of a column given as text, missing ones as NaN, shape (cell,).
 
     Raises
@@ -30,8 +37,8 @@ def read_numbers(values: pd.Series, name: str) -> np.ndarray:
     CovariateError
         If a value is no finite number.
     """
-    numbers = np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
-    odd = values.notna().to_numpy() & ~np.isfinite(numbers)
+    numbers = read_numbers(values)
+    odd = values.notna().to_numpy() & np.isnan(numbers)
     if odd.any():
         raise CovariateError(
             f"obs column {name!r} is asked for as continuous and holds "

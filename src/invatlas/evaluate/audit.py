@@ -123,7 +123,7 @@ def leakage(
     effort = Effort(cells, folds, permutations, boosted_permutations, seed)
     schema, labels = atlas.schema, pd.DataFrame(index=adata.obs_names)
     for covariate in schema.covariates:
-        if covariate.name in adata.obs:
+        if covariate.name in adata.obs and not covariate.knots:
             values = text_values(adata.obs, covariate.name)
             labels[covariate.name] = values[~values.isin([name for name, _ in covariate.groups])]
     rows = draw_cells(labels, effort.cells, np.random.default_rng(effort.seed))
@@ -134,8 +134,8 @@ def leakage(
     return probe_latents(
         latents,
         labels.iloc[rows],
-        [covariate.name for covariate in schema.biological],
-        [covariate.name for covariate in schema.technical],
+        [covariate.name for covariate in schema.called],
+        [covariate.name for covariate in schema.technical if not covariate.knots],
         effort,
     )
 

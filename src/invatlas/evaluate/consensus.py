@@ -11,9 +11,9 @@ import pandas as pd
 from anndata import AnnData
 
 from invatlas.atlas import Atlas, draw_split, fit
-from invatlas.data.covariates import Schema
+from invatlas.data.covariates import Schema, keep_categories
 from invatlas.errors import DataError, SettingsError
-from invatlas.evaluate.identifiability import agreement
+from invatlas.evaluate.identifiability import AGREEMENTS, agreement
 from invatlas.settings import Settings
 from invatlas.tasks.embed import embed
 
@@ -46,7 +46,7 @@ def fit_seeds(
     Atlas, DataFrame
         The atlas with the highest mean ``linear`` agreement, and every pair as of
         :func:`invatlas.evaluate.agreement`, with seeds for ``first`` and ``second``. The atlas
-        remembers the table in ``record["seeds"]``.
+        remembers the table in ``record["seeds"]``. Ctrl-C keeps the fit it came in, and no table.
 
     Raises
     ------
@@ -69,12 +69,14 @@ def fit_seeds(
         )
     cells = adata[held_out].copy()
     tried = [settings.seed + k for k in range(seeds)]
+    quick = [replace(settings, seed=seed, spared_donors=0.0) for seed in tried]
     embeddings = []
-    for seed in tried:
-        quick = replace(settings, seed=seed, spared_donors=0.0)
-        atlas = fit(adata, biological, technical, settings=quick, **choices)
+    for chosen in quick:
+        atlas = fit(adata, biological, technical, settings=chosen, **choices)
+        if atlas.record["training"]["stopped"] == "interrupted":
+            return atlas, pd.DataFrame(columns=["first", "second", *AGREEMENTS])
         embeddings.append(embed(atlas, cells, layer=choices.get("layer")))
-    codes = schema.encode(cells.obs)[0]
+    codes = keep_categories(schema.biological, schema.encode(cells.obs)[0])
     table = agreement(embeddings, np.unique(codes, axis=0, return_inverse=True)[1].ravel())
     table[["first", "second"]] += settings.seed
     pairs = table.melt("linear", ["first", "second"], value_name="seed")

@@ -32,6 +32,7 @@ from invatlas.atlas import Atlas
 from invatlas.errors import DataError
 from invatlas.model.priors import Prior
 
+AGREEMENTS = ("matched", "linear", "matched_within", "linear_within")
 FEWEST_TIMES = 5  # cells of a combination, for each latent, to learn a linear map within it
 MET = 1.5  # a prior counts one cell more than there were
 
@@ -56,7 +57,7 @@ def identifiability(atlas: Atlas) -> pd.DataFrame:
     rows = {}
     for which in ("invariant", "spurious"):
         prior: Prior = getattr(atlas.model, f"prior_{which}")
-        rows[which] = _count_rank(prior, atlas.record["cells"])
+        rows[which] = _count_rank(prior, atlas.record["labelled"][which])
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -214,6 +214,10 @@ def _keep(
             )
     if given:
         kept = kept[kept.groupby(list(given))[covariate].transform("size") >= 2 * FEWEST_CELLS]
+        if kept.empty:
+            raise UnanswerableError(
+                f"no value of {' and '.join(given)} has {2 * FEWEST_CELLS} cells"
+            )
         largest = kept.groupby(list(given)).size().nlargest(MOST_STRATA).index
         kept = kept[kept.set_index(list(given)).index.isin(largest)]
         if donor is not None:

@@ -35,12 +35,17 @@ def call_log_probabilities(
 
 
 def collapse(
-    log_probabilities: Float[Tensor, "cell combination"], place: Int[Tensor, " combination"]
+    log_probabilities: Float[Tensor, "cell combination"],
+    place: Int[Tensor, " combination"],
+    size: int | None = None,
 ) -> Float[Tensor, "cell group"]:
-    """Log of the sums over the combinations that have one place, such as those of a cell type."""
+    """Log of the sums over the combinations that have one place, such as those of a cell type.
+
+    ``size`` is the number of places, one more than the largest by default.
+    """
     top = log_probabilities.max(1, keepdim=True).values
     p = (log_probabilities - top).double().exp()
-    sums = p.new_zeros(len(p), int(place.max()) + 1).index_add_(1, place, p)
+    sums = p.new_zeros(len(p), size or int(place.max()) + 1).index_add_(1, place, p)
     return (sums.clamp_min(1e-300).log() + top).to(log_probabilities.dtype)
 
 

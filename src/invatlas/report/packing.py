@@ -158,7 +158,7 @@ def pack_column(colouring: Colouring, rows: npt.NDArray[np.int64]) -> dict[str, 
 
 def colour_numbers(values: pd.Series, role: str, reading: str) -> Colouring:
     """Cut numbers into ranges of about as many cells, shaded from low to high."""
-    numbers = values.to_numpy(dtype=float, na_value=np.nan)
+    numbers = values.to_numpy(dtype=float, na_value=np.nan, copy=True)
     numbers[~np.isfinite(numbers)] = np.nan
     finite = numbers[np.isfinite(numbers)]
     edges = np.unique(np.quantile(finite, np.linspace(0, 1, RANGES + 1))) if len(finite) else finite

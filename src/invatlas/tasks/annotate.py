@@ -92,7 +92,8 @@ def annotate(
     -------
     DataFrame, one row a cell: ``predicted_C`` and ``predicted_C_probability`` for each biological
     covariate C with categories and for ``joint``, ``predicted_C`` and ``predicted_C_deviation``
-    (mean and standard deviation under the posterior, in the units of the reference) for each
+    (mean and standard deviation under the posterior, in the units of the reference, with the
+    label frequencies of the reference) for each
     continuous one, ``novelty_score``, ``novelty_pvalue``, ``novelty_flag``, and
     ``abstained`` where the call is too weak or the cell is flagged. The p-values are missing and
     nothing is flagged where the atlas had too few held-out cells to calibrate with.
@@ -197,7 +198,8 @@ def describe(
         _add_call(table, covariate.name, list(covariate.categories), marginal)
     for c, covariate in enumerate(atlas.schema.biological):
         if covariate.knots:
-            _add_number(table, covariate, call_values(q, prior, c).exp())
+            log_p = call_values(q, prior, c, len(covariate.knots), allowed)
+            _add_number(table, covariate, log_p.exp())
     _add_call(table, "joint", joint_names(atlas), p)
     calls = pd.DataFrame(table)
     judged = judge(atlas, q, calling.false_discovery_rate, overlap)
@@ -275,7 +277,7 @@ def unknown_values(atlas: Atlas, obs: pd.DataFrame) -> list[str]:
 
 def _numbers_beyond(covariate: Covariate, obs: pd.DataFrame) -> list[str]:
     low, high = covariate.knots[0], covariate.knots[-1]
-    numbers = read_numbers(text_values(obs, covariate.name), covariate.name)
+    numbers = read_numbers(text_values(obs, covariate.name))
     beyond = int(((numbers < low) | (numbers > high)).sum())
     if not beyond:
         return []
@@ -302,8 +304,9 @@ def _add_call(table: dict[str, object], name: str, values: list[str], p: torch.T
 
 def _add_number(table: dict[str, object], covariate: Covariate, p: torch.Tensor) -> None:
     """Mean and spread of a number under the posterior over its knots."""
-    knots = torch.tensor(covariate.knots, dtype=p.dtype)
-    mean = p @ knots
-    variance = (p @ knots.square() - mean.square()).clamp_min(0)
-    table[f"predicted_{covariate.name}"] = mean.numpy()
+    knots = torch.tensor(covariate.knots, dtype=torch.float64)
+    middle, p = knots.mean(), p.double() / p.double().sum(1, keepdim=True)
+    mean = p @ (knots - middle)
+    variance = (p @ (knots - middle).square() - mean.square()).clamp_min(0)
+    table[f"predicted_{covariate.name}"] = (mean + middle).numpy()
     table[f"predicted_{covariate.name}_deviation"] = variance.sqrt().numpy()

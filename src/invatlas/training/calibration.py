@@ -34,7 +34,7 @@ from invatlas.training.posterior import call_cells, encode_cells
 from invatlas.training.split import Split
 
 FEWEST_CELLS = 20
-EXPONENTS = (1e-3, 3.0)  # more than 0, so that the likeliest combination stays the likeliest
+EXPONENTS = (1e-3, 3.0)  # more than 0, so that the likeliest value of a covariate stays so
 BINS = 15
 
 
@@ -57,7 +57,7 @@ class Calibration:
     novelty_scores, pooled_scores
         n of each cell alone, and pooled over its neighbours, shape (cell,).
     called
-        Combination each cell is called, shape (cell,).
+        Combination each cell is called before the exponents, shape (cell,).
     landmarks
         z_I of reference cells that distances are taken to, shape (landmark, latent).
     standard
@@ -162,7 +162,7 @@ def _measure(
         1 - p.gather(1, truth[:, None])[:, 0],
         scores,
         pooled(scores, q.mean),
-        p.argmax(1),
+        log_p.argmax(1),
         landmarks,
         standard,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from invatlas.data.counts import CountSource
@@ -43,12 +43,28 @@ def call_cells(q: DiagonalGaussian, prior: Prior) -> Float[Tensor, "cell joint"]
 
 
 @torch.inference_mode()
-def call_values(q: DiagonalGaussian, prior: Prior, column: int) -> Float[Tensor, "cell value"]:
-    """Log-posterior over the values of one covariate, a chunk at a time."""
-    return _call(q, prior, prior.combinations[:, column])
+def call_values(
+    q: DiagonalGaussian, prior: Prior, column: int, size: int, allowed: Bool[Tensor, " joint"]
+) -> Float[Tensor, "cell value"]:
+    """Log-posterior over the values of one covariate within some combinations of categories.
+
+    A chunk at a time; ``size`` is the number of values.
+    """
+    forbidden = ~allowed[prior.joint()[1]]
+    return _call(q, prior, prior.combinations[:, column], size, forbidden).log_softmax(1)
 
 
-def _call(q: DiagonalGaussian, prior: Prior, place: Tensor) -> Tensor:
-    given = prior()
-    pieces = [collapse(call_log_probabilities(some, given), place) for some in q.split(CHUNK)]
+def _call(
+    q: DiagonalGaussian,
+    prior: Prior,
+    place: Tensor,
+    size: int | None = None,
+    forbidden: Tensor | None = None,
+) -> Tensor:
+    given, pieces = prior(), []
+    for some in q.split(CHUNK):
+        log_p = call_log_probabilities(some, given)
+        if forbidden is not None:
+            log_p = log_p.masked_fill(forbidden, -torch.inf)
+        pieces.append(collapse(log_p, place, size))
     return torch.cat(pieces)

@@ -60,7 +60,7 @@ def split_donors(
     None where no donor can be spared.
     """
     sizes = _count_values(technical)
-    if not sizes:
+    if not max(sizes, default=0):
         return None
     covariate = int(np.argmax(sizes))
     n_held = round(share * len(biological))
