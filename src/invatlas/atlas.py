@@ -165,8 +165,8 @@ def fit(
     confounded = find_confounding(schema, biological_codes, technical_codes)
     if strict:
         refuse_confounding(confounded)
-    technical_groups = keep_categories(schema.technical, technical_codes)
-    names = _choose_genes(adata, genes, layer, technical_groups, settings)
+    groups = group_codes(schema, biological_codes, technical_codes)
+    names = _choose_genes(adata, genes, layer, groups[1], settings)
     source = CountSource.from_anndata(adata, names, layer)
     if not source.matrix.nnz:
         raise CountsError(
@@ -176,7 +176,7 @@ def fit(
     if any(covariate.knots for covariate in schema.covariates):
         rounding = Rounding(*schema.offsets(adata.obs), np.random.default_rng(settings.seed))
     cells = Cells(source, biological_codes, technical_codes, rounding)
-    split = draw_split(schema, adata.obs, settings)
+    split = draw_split(*groups, settings)
     job = Job(cells, schema, settings, lambda rows: _describe(rows, cells, adata, schema), progress)
     with torch.random.fork_rng(devices=[]):
         start = time.perf_counter()
@@ -212,11 +212,10 @@ def fit(
     return Atlas(model, schema, tuple(names), shares, settings, history, record, calibration)
 
 
-def draw_split(schema: Schema, obs: pd.DataFrame, settings: Settings) -> Split:
-    """Choose the cells a fit holds out."""
+def draw_split(biological: np.ndarray, technical: np.ndarray, settings: Settings) -> Split:
+    """Choose the cells a fit holds out, from codes in which scales are missing."""
     seed = settings.seed if settings.split_seed is None else settings.split_seed
-    groups = _groups(schema, *schema.encode(obs))
-    return split_cells(*groups, settings.held_out, np.random.default_rng(seed))
+    return split_cells(biological, technical, settings.held_out, np.random.default_rng(seed))
 
 
 @dataclass(frozen=True)
@@ -265,7 +264,7 @@ class Job:
             return None, ["Calls are not calibrated, since the fit was interrupted in it."]
         if found is None or split.covariate is not None or not settings.spared_donors:
             return found, []
-        biological, technical = _groups(self.schema, cells.biological, cells.technical)
+        biological, technical = group_codes(self.schema, cells.biological, cells.technical)
         spared = split_donors(biological, technical, settings.spared_donors, generator)
         if spared is None:
             return found, []
@@ -313,7 +312,7 @@ def package_versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], **{name: version(name) for name in packages}}
 
 
-def _groups(
+def group_codes(
     schema: Schema, biological: np.ndarray, technical: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Codes that tell which cells belong together; numbers do not."""

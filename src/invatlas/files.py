@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,17 +62,29 @@ def read_cells(path: Path) -> AnnData:
 
 
 def write_cells(adata: AnnData, path: Path) -> None:
-    """Write an h5ad file beside its place and move it there whole."""
+    """Write an h5ad file."""
+    with _whole(path) as unfinished:
+        adata.write_h5ad(unfinished, compression="gzip")
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file."""
+    with _whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a place beside ``path`` to write to; the file is moved there once it is whole."""
     unfinished = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        adata.write_h5ad(unfinished, compression="gzip")
+        yield unfinished
         unfinished.replace(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
-        if unfinished.exists():
-            unfinished.unlink()
+        unfinished.unlink(missing_ok=True)
 
 
 def refuse_output(path: Path, overwrite: bool) -> None:
@@ -90,19 +104,6 @@ def refuse_output(path: Path, overwrite: bool) -> None:
         raise StorageError(
             f"{path} cannot be written: {error.strerror} ({error.filename})."
         ) from None
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a text beside its place and move it there whole."""
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error}.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def refuse_as_cells(path: Path, overwrite: bool) -> None:

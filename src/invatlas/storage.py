@@ -347,9 +347,8 @@ def _read_calibration(
     except _DAMAGE as error:
         raise StorageError(f"{folder / CARD} is damaged: {error!r}.") from error
     tensors = _read_tensors(folder / CALIBRATION, promised, card.get("sha256"))
-    positive = torch.cat([tensors["exponents"], tensors["called_share"]])
     called = tensors["called"]
-    positive = torch.cat([positive, tensors["standard"][1]])
+    positive = torch.cat([tensors["exponents"], tensors["called_share"], tensors["standard"][1]])
     possible = landmarks > 0 and bool(
         (positive > 0).all() and (called >= 0).all() and (called < len(table)).all()
     )

@@ -335,20 +335,20 @@ def _say_nested(d: str, e: str, matches: Sequence[Match]) -> str:
 
 
 def _say_single(d: str, e: str, matches: Sequence[Match]) -> str:
-    first = matches[0]
-    return (
-        f"Whether {d}={first.values[0]} is the same elsewhere cannot be told: "
-        f"{_say_share(first.shared, first.cells)} its {_say_cells(first)} have "
-        f"{e}={first.beside[0]}.{_say_others(matches, 'in')}"
-    )
+    question = f"Whether {d}={matches[0].values[0]} is the same elsewhere"
+    return _say_alone(question, e, matches, "in")
 
 
 def _say_together(d: str, e: str, matches: Sequence[Match]) -> str:
+    question = f"What {e} does to {d}={matches[0].values[0]}"
+    return _say_alone(question, e, matches, "at")
+
+
+def _say_alone(question: str, e: str, matches: Sequence[Match], word: str) -> str:
     first = matches[0]
     return (
-        f"What {e} does to {d}={first.values[0]} cannot be told: "
-        f"{_say_share(first.shared, first.cells)} its {_say_cells(first)} have "
-        f"{e}={first.beside[0]}.{_say_others(matches, 'at')}"
+        f"{question} cannot be told: {_say_share(first.shared, first.cells)} its "
+        f"{_say_cells(first)} have {e}={first.beside[0]}.{_say_others(matches, word)}"
     )
 
 

@@ -26,7 +26,8 @@ from invatlas.data.covariates import text_values
 from invatlas.errors import SettingsError
 from invatlas.evaluate.probes import PROBES, Boosted, Predictor, Probe
 from invatlas.evaluate.question import Question, UnanswerableError, ask
-from invatlas.tasks.embed import LATENTS, embed
+from invatlas.tasks.embed import LATENTS
+from invatlas.tasks.map import map_cells
 
 BOTH = "both"
 SHUFFLES = 3
@@ -127,10 +128,8 @@ def leakage(
             values = text_values(adata.obs, covariate.name)
             labels[covariate.name] = values[~values.isin([name for name, _ in covariate.groups])]
     rows = draw_cells(labels, effort.cells, np.random.default_rng(effort.seed))
-    drawn = adata[rows]
-    latents = {
-        which: embed(atlas, drawn, which, layer=layer, gene_column=gene_column) for which in LATENTS
-    }
+    mapped = map_cells(atlas, adata[rows], layer=layer, gene_column=gene_column)
+    latents = {which: mapped.cells.obsm[f"X_{which}"] for which in LATENTS}
     return probe_latents(
         latents,
         labels.iloc[rows],

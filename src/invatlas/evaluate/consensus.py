@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from invatlas.atlas import Atlas, draw_split, fit
-from invatlas.data.covariates import Schema, keep_categories
+from invatlas.atlas import Atlas, draw_split, fit, group_codes
+from invatlas.data.covariates import Schema
 from invatlas.errors import DataError, SettingsError
 from invatlas.evaluate.identifiability import AGREEMENTS, agreement
 from invatlas.settings import Settings
@@ -61,7 +61,8 @@ def fit_seeds(
     if settings.split_seed is None:
         settings = replace(settings, split_seed=settings.seed)
     schema = Schema.learn(adata.obs, biological, technical, choices.get("hierarchy"))
-    held_out = draw_split(schema, adata.obs, settings).held_out
+    biological_codes, technical_codes = group_codes(schema, *schema.encode(adata.obs))
+    held_out = draw_split(biological_codes, technical_codes, settings).held_out
     if not len(held_out):
         raise DataError(
             f"No cells are held out of {adata.n_obs} to compare fits on; held_out is "
@@ -76,7 +77,7 @@ def fit_seeds(
         if atlas.record["training"]["stopped"] == "interrupted":
             return atlas, pd.DataFrame(columns=["first", "second", *AGREEMENTS])
         embeddings.append(embed(atlas, cells, layer=choices.get("layer")))
-    codes = keep_categories(schema.biological, schema.encode(cells.obs)[0])
+    codes = biological_codes[held_out]
     table = agreement(embeddings, np.unique(codes, axis=0, return_inverse=True)[1].ravel())
     table[["first", "second"]] += settings.seed
     pairs = table.melt("linear", ["first", "second"], value_name="seed")

@@ -37,20 +37,23 @@ class LowRankGaussians(ConditionalGaussians):
 
     def log_prob(self, z: Float[Tensor, "cell latent"]) -> Float[Tensor, "cell combination"]:
         """Log-density p(z | d) in nats."""
-        return _log_normal(z[:, None] - self.mean, self.log_variance.exp(), self.loadings)
-
-    def divergence(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
-        """KL(q || p(z | d)) in nats."""
-        entropy = 0.5 * (q.log_variance + math.log(2 * math.pi * math.e)).sum(1, keepdim=True)
         precision = (-self.log_variance).exp()
-        a = _whiten(precision, self.loadings)[0]
+        whitened = _whiten(precision, self.loadings)
+        return _log_normal(z[:, None] - self.mean, precision, *whitened)
+
+    def expected_log_prob(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
+        """E_q log p(z | d) in nats."""
+        precision = (-self.log_variance).exp()
+        a, log_c = _whiten(precision, self.loadings)
         diagonal = precision - a.square().sum(2)  # of the inverse of the covariance
-        return 0.5 * q.variance @ diagonal.T - entropy - self.log_prob(q.mean)
+        at_mean = _log_normal(q.mean[:, None] - self.mean, precision, a, log_c)
+        return at_mean - 0.5 * q.variance @ diagonal.T
 
     def log_evidence(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
         """Log E_q p(z | d) in nats."""
-        variance = self.log_variance.exp() + q.variance[:, None]
-        return _log_normal(q.mean[:, None] - self.mean, variance, self.loadings)
+        precision = 1 / (self.log_variance.exp() + q.variance[:, None])
+        whitened = _whiten(precision, self.loadings)
+        return _log_normal(q.mean[:, None] - self.mean, precision, *whitened)
 
     def sample(self, combination: Int[Tensor, " cell"]) -> Float[Tensor, "cell latent"]:
         """One draw of z for each wanted combination."""
@@ -69,14 +72,12 @@ def _whiten(precision: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
     return a, c.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def _log_normal(difference: Tensor, variance: Tensor, loadings: Tensor) -> Tensor:
-    """Log N(difference; 0, diag variance + W W^T) of the last axis, the others as they come."""
-    precision = 1 / variance
-    a, log_c = _whiten(precision, loadings)
+def _log_normal(difference: Tensor, precision: Tensor, a: Tensor, log_c: Tensor) -> Tensor:
+    """Log N(difference; 0, D + W W^T) of the last axis, for D^-1 and what :func:`_whiten` gives."""
     shared = (difference[..., None] * a).sum(-2)
     distance = (difference.square() * precision).sum(-1) - shared.square().sum(-1)
     constant = difference.shape[-1] * math.log(2 * math.pi)
-    return -0.5 * (distance + variance.log().sum(-1) + constant) - log_c
+    return -0.5 * (distance - precision.log().sum(-1) + constant) - log_c
 
 
 class LowRankPrior(FactorisedPrior):

@@ -75,7 +75,11 @@ class ConditionalGaussians:
     def divergence(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
         """KL(q || p(z | d)) in nats."""
         entropy = 0.5 * (q.log_variance + math.log(2 * math.pi * math.e)).sum(1, keepdim=True)
-        return -entropy - self._expected_log_prob(q.mean.square() + q.variance, q.mean)
+        return -entropy - self.expected_log_prob(q)
+
+    def expected_log_prob(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
+        """E_q log p(z | d) in nats."""
+        return self._expected_log_prob(q.mean.square() + q.variance, q.mean)
 
     def _expected_log_prob(
         self, second_moment: Float[Tensor, "cell latent"], mean: Float[Tensor, "cell latent"]

@@ -91,10 +91,10 @@ def adapt(
     )
     schema = Schema(atlas.schema.biological, technical)
     growth = Growth(_sizes(known), _sizes(technical))
-    _, codes = schema.encode(adata.obs)
-    new = adata[(codes >= np.array(growth.before)).any(1)]
-    source, overlap = match_counts(atlas, new, layer, minimum_overlap, gene_column)
-    biological_codes, technical_codes = schema.encode(new.obs)
+    biological_codes, technical_codes = schema.encode(adata.obs)
+    new = (technical_codes >= np.array(growth.before)).any(1)
+    biological_codes, technical_codes = biological_codes[new], technical_codes[new]
+    source, overlap = match_counts(atlas, adata[new], layer, minimum_overlap, gene_column)
     cells = Cells(source, biological_codes, technical_codes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(atlas.settings.seed)

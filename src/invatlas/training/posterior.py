@@ -39,7 +39,8 @@ def encode_cells(
 @torch.inference_mode()
 def call_cells(q: DiagonalGaussian, prior: Prior) -> Float[Tensor, "cell joint"]:
     """Log-posterior over combinations of categories (``prior.joint``), a chunk at a time."""
-    return _call(q, prior, prior.joint()[1])
+    only_categories = len(prior.categorical) == prior.combinations.shape[1]
+    return _call(q, prior, None if only_categories else prior.joint()[1])
 
 
 @torch.inference_mode()
@@ -57,7 +58,7 @@ def call_values(
 def _call(
     q: DiagonalGaussian,
     prior: Prior,
-    place: Tensor,
+    place: Tensor | None,
     size: int | None = None,
     forbidden: Tensor | None = None,
 ) -> Tensor:
@@ -66,5 +67,5 @@ def _call(
         log_p = call_log_probabilities(some, given)
         if forbidden is not None:
             log_p = log_p.masked_fill(forbidden, -torch.inf)
-        pieces.append(collapse(log_p, place, size))
+        pieces.append(log_p if place is None else collapse(log_p, place, size))
     return torch.cat(pieces)
