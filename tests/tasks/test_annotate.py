@@ -238,3 +238,16 @@ def test_frequencies_of_what_is_guessed_are_doubted(atlas: ia.Atlas, bare: AnnDa
     )
     with pytest.warns(UserWarning, match="Calls of disease for new donors are hardly better"):
         ia.annotate(guessed, bare, label_prior="query")
+
+
+def test_neither_order_nor_part_nor_chunk_changes_a_call(
+    atlas: ia.Atlas, bare: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ia.annotate(atlas, bare)
+    generator = np.random.default_rng(0)
+    cells, genes = map(generator.permutation, bare.shape)
+    found = ia.annotate(atlas, bare[cells, genes].copy()).loc[bare.obs_names]
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-4)
+    for module in ("data.counts", "training.posterior", "training.novelty"):
+        monkeypatch.setattr(f"invatlas.{module}.CHUNK", 7)
+    pd.testing.assert_frame_equal(ia.annotate(atlas, bare), expected, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 import invatlas as ia
-from invatlas.model.calls import estimate_frequencies, reweigh, sharpen
+from invatlas.model.calls import call_log_probabilities, estimate_frequencies, reweigh, sharpen
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 from invatlas.training.calibration import (
     brier_score,
@@ -22,7 +22,7 @@ from invatlas.training.calibration import (
     expected_calibration_error,
     fit_exponents,
 )
-from invatlas.training.novelty import novelty_parts, pooled
+from invatlas.training.novelty import flat_entropy, landmark_distance, pooled
 
 
 def posteriors(n: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,11 +121,12 @@ def test_novelty_is_distance_to_the_nearest_landmarks_and_entropy_of_flat_calls(
     prior = ConditionalGaussians(
         torch.randn(2, 3, generator=generator), torch.zeros(2, 3), torch.tensor([0.5, 0.5]).log()
     )
-    distance, undecided = novelty_parts(q, prior, landmarks).T
+    distance = landmark_distance(q.mean, landmarks)
     nearest = NearestNeighbors(n_neighbors=10).fit(landmarks.numpy())
     expected = nearest.kneighbors(q.mean.numpy())[0].mean(1)
     np.testing.assert_allclose(distance, expected, rtol=1e-4)
     flat = torch.softmax(prior.log_evidence(q) / 4, 1)
+    undecided = flat_entropy(call_log_probabilities(q, prior))
     torch.testing.assert_close(undecided, Categorical(flat).entropy())
 
 
@@ -162,6 +163,13 @@ def test_pooled_scores_are_means_over_the_nearest_cells() -> None:
     np.testing.assert_allclose(pooled(scores, z), scores.numpy()[nearest].mean(1), rtol=1e-5)
     torch.testing.assert_close(pooled(scores[:3], z[:3]), scores[:3].mean().expand(3))
     assert pooled(scores[:0], z[:0]).shape == (0,)
+
+
+def test_cells_as_near_as_the_last_one_pooled_all_count() -> None:
+    z = torch.arange(8.0).repeat(2)[:, None]  # two cells at each place
+    found = pooled(torch.arange(16.0), z)
+    assert found[0] == found[8] == torch.tensor([0, 8, 1, 9, 2, 10, 3, 11]).float().mean()
+    assert found[3] == found[11] == torch.tensor([1, 9, 2, 10, 3, 11, 4, 12, 5, 13]).float().mean()
 
 
 def test_samples_are_pooled_apart_and_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:

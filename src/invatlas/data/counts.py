@@ -17,7 +17,7 @@ from anndata import AnnData
 
 from invatlas.errors import CountsError, DataError, GeneError
 
-CHUNK = 8192
+CHUNK = 1024
 LARGEST_COUNT = 2**31
 
 
@@ -54,8 +54,8 @@ class CountSource:
             If a value is negative, fractional or not finite, or there are no cells.
         """
         present = list(map(str, adata.var_names)) if names is None else names
-        selector = _gene_selector(present, genes)
-        pieces = [compact(_select(chunk, selector)) for _, chunk in read_counts(adata, layer)]
+        places = _find_places(present, genes)
+        pieces = [_select(chunk, places, len(genes)) for _, chunk in read_counts(adata, layer)]
         return cls.from_matrix(_stack(pieces))
 
     @classmethod
@@ -86,7 +86,9 @@ def check_cells(adata: object) -> None:
 
 
 def read_counts(adata: AnnData, layer: str | None = None) -> Iterator[tuple[slice, sp.csr_matrix]]:
-    """Go through the counts by chunks of cells, each checked and as CSR of float64.
+    """Go through the counts by chunks of cells, each checked and as compact CSR.
+
+    Compact are the smallest unsigned integers that hold the counts, sorted and without zeros.
 
     Raises
     ------
@@ -105,28 +107,44 @@ def read_counts(adata: AnnData, layer: str | None = None) -> Iterator[tuple[slic
     place = "X" if layer is None else f"layer {layer!r}"
     for start in range(0, adata.n_obs, CHUNK):
         rows = slice(start, min(start + CHUNK, adata.n_obs))
-        chunk = sp.csr_matrix(matrix[rows], dtype=np.float64)
-        chunk.sum_duplicates()
+        some = matrix[rows]
+        chunk = sp.csr_matrix(some, dtype=None if sp.issparse(some) else np.float64)
+        chunk = _sum_duplicates(chunk)
         _check_counts(chunk, adata, start, place)
-        chunk.eliminate_zeros()
-        yield rows, chunk
+        yield rows, compact(chunk)
 
 
 def compact(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Store counts in the smallest unsigned integers that hold them."""
-    largest = int(matrix.data.max()) if matrix.nnz else 0
-    matrix = matrix.astype(np.min_scalar_type(largest))
-    matrix.sort_indices()  # the order of genes must not change the last bits of a sum
-    return matrix
+    """Store counts in the smallest unsigned integers that hold them, sorted and without zeros."""
+    matrix = _sum_duplicates(matrix)
+    counts = matrix.astype(np.min_scalar_type(int(matrix.data.max(initial=0))))
+    if not counts.data.all():
+        counts.eliminate_zeros()
+    return counts
 
 
 def row_sums(matrix: sp.csr_matrix) -> np.ndarray:
-    """Sum of each row, shape (cell,), without overflow of small integers."""
-    return np.asarray(matrix @ np.ones(matrix.shape[1]))
+    """Sum of each row, shape (cell,), without overflow of small integers.
+
+    By chunks: the product makes float64 of all counts before it adds any.
+    """
+    ones, starts = np.ones(matrix.shape[1]), range(0, max(1, matrix.shape[0]), CHUNK)
+    return np.concatenate([matrix[start : start + CHUNK] @ ones for start in starts])
+
+
+def _sum_duplicates(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Sort each row and add up what stands at one place, in a copy unless nothing is to be done."""
+    if not matrix.has_canonical_format:
+        matrix = matrix.astype(np.float64)
+        matrix.sum_duplicates()
+    return matrix
 
 
 def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) -> None:
     data = chunk.data
+    in_range = data.min(initial=0) >= 0 and data.max(initial=0) <= LARGEST_COUNT
+    if in_range and np.array_equal(data, np.floor(data)):
+        return
     for wrong, what in (
         (~np.isfinite(data), "a value that is no finite number"),
         (data < 0, "a negative value"),
@@ -144,12 +162,19 @@ def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) 
             )
 
 
-def _select(chunk: sp.csr_matrix, selector: sp.csc_matrix) -> sp.csr_matrix:
-    """Columns of a chunk in the wanted order, with sorted indices."""
-    source = selector.indices
-    if len(source) == selector.shape[1] and (np.diff(selector.indptr) == 1).all():
-        return chunk.tocsc()[:, source].tocsr()  # five times the speed of a product and a sort
-    return (chunk @ selector).tocsr()
+def _select(chunk: sp.csr_matrix, places: np.ndarray, n_genes: int) -> sp.csr_matrix:
+    """Counts of the wanted genes in their order, given the place of each column.
+
+    Two transpositions sort in a fifth of the time of scipy's sort; the order in which genes come
+    must not change the last bits of a sum.
+    """
+    if np.array_equal(places, np.arange(n_genes)):
+        return chunk
+    shape = (chunk.shape[0], n_genes + 1)
+    moved = sp.csr_matrix((chunk.data, places[chunk.indices], chunk.indptr), shape=shape).tocsc()
+    moved.resize(chunk.shape[0], n_genes)
+    chosen = moved.tocsr()
+    return chosen if chosen.has_canonical_format else compact(chosen)  # genes of one name
 
 
 def _stack(pieces: list[sp.csr_matrix]) -> sp.csr_matrix:
@@ -163,14 +188,9 @@ def _stack(pieces: list[sp.csr_matrix]) -> sp.csr_matrix:
     return sp.csr_matrix((data, indices, starts), shape=shape)
 
 
-def _gene_selector(present: Sequence[str | None], wanted: Sequence[str]) -> sp.csc_matrix:
-    place = {gene: j for j, gene in enumerate(wanted)}
+def _find_places(present: Sequence[str | None], wanted: Sequence[str]) -> np.ndarray:
+    """Where each present gene stands among the wanted; those nobody wants stand behind them."""
+    place: dict[str | None, int] = {gene: j for j, gene in enumerate(wanted)}
     if len(place) < len(wanted):
         raise GeneError("A gene is asked for twice; each gene of a model is named once.")
-    pairs = [
-        (i, place[gene]) for i, gene in enumerate(present) if gene is not None and gene in place
-    ]
-    rows = [i for i, _ in pairs]
-    columns = [j for _, j in pairs]
-    shape = (len(present), len(wanted))
-    return sp.csc_matrix((np.ones(len(pairs)), (rows, columns)), shape=shape)
+    return np.array([place.get(gene, len(place)) for gene in present], dtype=np.int32)

@@ -13,6 +13,7 @@ in depth first of all, and dividing by l does not undo it where most counts are 
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -134,6 +135,16 @@ class Encoder(nn.Module):
             mean, log_variance = head(part).chunk(2, 1)
             posteriors[which] = DiagonalGaussian(mean, log_variance.clamp(-10.0, 4.0))
         return posteriors
+
+    def alone(self, which: str) -> Encoder:
+        """The encoder of one set of latents, with a copy of its share of the weights."""
+        one, k = copy.deepcopy(self), list(self.heads).index(which)
+        one.heads = nn.ModuleDict({which: one.heads[which]})
+        one.first = nn.Parameter(self.first.split(self.hidden, 1)[k].contiguous())
+        for part in (*one.layers.parameters(), *one.layers.buffers()):
+            if part.ndim:
+                part.data = part.data.unflatten(0, (len(self.heads), -1))[k]
+        return one
 
 
 class Decoder(nn.Module):

@@ -21,7 +21,7 @@ from invatlas.model.calls import collapse, estimate_frequencies, reweigh, sharpe
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
 from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, check_rate, describe_doubt, judge
-from invatlas.training.posterior import CHUNK, call_cells, call_values, encode_cells
+from invatlas.training.posterior import CHUNK, Calls, call_cells, call_values, encode_cells
 
 LABEL_PRIORS = ("reference", "uniform", "query")
 ABSTAIN_BELOW = 0.5
@@ -112,7 +112,7 @@ def annotate(
     source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     for message in describe_doubts(atlas, adata.obs, calling, overlap):
         warnings.warn(message, stacklevel=2)
-    q = encode_cells(atlas.model, source)["invariant"]
+    q = encode_cells(atlas.model, source, "invariant")
     return describe(atlas, q, calling, overlap).set_axis(pd.Index(adata.obs_names))
 
 
@@ -153,8 +153,9 @@ def prediction_sets(
             "The atlas has no calibration: fewer than 20 labelled cells were held out."
         )
     source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
-    q = encode_cells(atlas.model, source)["invariant"]
-    p = log_probabilities(atlas, q, allowed_by(atlas, {}), "reference").exp().numpy()
+    q = encode_cells(atlas.model, source, "invariant")
+    calls = call_cells(q, atlas.model.prior_invariant)
+    p = log_probabilities(atlas, calls, allowed_by(atlas, {}), "reference").exp().numpy()
     conformal = ConformalClassifier().fit(alphas=atlas.calibration.call_scores.numpy())
     inside = conformal.predict_set(1 - p, confidence=coverage, smoothing=False)
     return pd.DataFrame(
@@ -166,12 +167,12 @@ def prediction_sets(
 
 @torch.inference_mode()
 def log_probabilities(
-    atlas: Atlas, q: DiagonalGaussian, allowed: torch.Tensor, label_prior: str
+    atlas: Atlas, calls: Calls, allowed: torch.Tensor, label_prior: str
 ) -> torch.Tensor:
     """Calibrated log-posterior (cell, joint) under the wanted label frequencies."""
     prior, known = atlas.model.prior_invariant, atlas.calibration
     combinations, place = prior.joint()
-    log_p, log_share = call_cells(q, prior), collapse(prior.weights.log()[None], place)[0]
+    log_p, log_share = calls.log_p, collapse(prior.weights.log()[None], place)[0]
     if known:
         pieces = [sharpen(some, combinations, known.exponents) for some in log_p.split(CHUNK)]
         log_p, log_share = torch.cat(pieces), known.called_share.log()
@@ -189,8 +190,9 @@ def describe(
 ) -> pd.DataFrame:
     """Tabulate calls and novelty of cells whose posterior is known."""
     allowed = allowed_by(atlas, calling.given)
-    p = log_probabilities(atlas, q, allowed, calling.label_prior).exp()
     prior = atlas.model.prior_invariant
+    calls = call_cells(q, prior)
+    p = log_probabilities(atlas, calls, allowed, calling.label_prior).exp()
     combinations, _ = prior.joint()
     table: dict[str, object] = {}
     for covariate, codes in zip(atlas.schema.called, combinations.T, strict=True):
@@ -201,10 +203,10 @@ def describe(
             log_p = call_values(q, prior, c, len(covariate.knots), allowed)
             _add_number(table, covariate, log_p.exp())
     _add_call(table, "joint", joint_names(atlas), p)
-    calls = pd.DataFrame(table)
-    judged = judge(atlas, q, calling.false_discovery_rate, overlap)
-    weak = calls["predicted_joint_probability"] < calling.abstain_below
-    return pd.concat([calls, judged], axis=1).assign(abstained=weak | judged["novelty_flag"])
+    told = pd.DataFrame(table)
+    judged = judge(atlas, q.mean, calls, calling.false_discovery_rate, overlap)
+    weak = told["predicted_joint_probability"] < calling.abstain_below
+    return pd.concat([told, judged], axis=1).assign(abstained=weak | judged["novelty_flag"])
 
 
 def joint_names(atlas: Atlas) -> list[str]:
@@ -263,7 +265,8 @@ def unknown_values(atlas: Atlas, obs: pd.DataFrame) -> list[str]:
             messages += _numbers_beyond(covariate, obs)
             continue
         known = {*covariate.categories, *(group for group, _ in covariate.groups)}
-        strange = sorted(set(text_values(obs, covariate.name).dropna()) - known)
+        met = obs[[covariate.name]].drop_duplicates()
+        strange = sorted(set(text_values(met, covariate.name).dropna()) - known)
         if strange:
             more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
             values = "1 value" if len(strange) == 1 else f"{len(strange)} values"

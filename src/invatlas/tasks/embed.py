@@ -60,7 +60,7 @@ def embed(
     if which not in LATENTS:
         raise SettingsError(f"which is {which!r}; it takes {' or '.join(LATENTS)}.")
     source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
-    return encode_cells(atlas.model, source)[which].mean.numpy()
+    return encode_cells(atlas.model, source, which).mean.numpy()
 
 
 def match_counts(

@@ -28,10 +28,9 @@ from scipy.stats import false_discovery_control
 from invatlas.atlas import Atlas
 from invatlas.data.genes import GeneOverlap
 from invatlas.errors import SettingsError
-from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
 from invatlas.training.novelty import pooled
-from invatlas.training.posterior import call_cells, encode_cells
+from invatlas.training.posterior import Calls, call_cells, encode_cells
 
 FALSE_DISCOVERY_RATE = 0.05
 ENOUGH_CELLS = 200
@@ -82,8 +81,9 @@ def novelty(
     source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     for message in describe_doubt(overlap):
         warnings.warn(message, stacklevel=2)
-    q = encode_cells(atlas.model, source)["invariant"]
-    judged = judge(atlas, q, false_discovery_rate, overlap)
+    q = encode_cells(atlas.model, source, "invariant")
+    calls = call_cells(q, atlas.model.prior_invariant)
+    judged = judge(atlas, q.mean, calls, false_discovery_rate, overlap)
     return judged.set_axis(pd.Index(adata.obs_names))
 
 
@@ -108,23 +108,26 @@ def check_rate(false_discovery_rate: float) -> None:
 
 @torch.inference_mode()
 def judge(
-    atlas: Atlas, q: DiagonalGaussian, false_discovery_rate: float, overlap: GeneOverlap
+    atlas: Atlas,
+    z: torch.Tensor,
+    calls: Calls,
+    false_discovery_rate: float,
+    overlap: GeneOverlap,
 ) -> pd.DataFrame:
-    """Novelty of cells whose posterior is known."""
+    """Novelty of cells that were encoded and called."""
     known = atlas.calibration
     if known is None or overlap.missing_share > MOST_MISSING:
-        nothing = np.full(len(q.mean), np.nan)
+        nothing = np.full(len(z), np.nan)
         return pd.DataFrame(
             {"novelty_score": nothing, "novelty_pvalue": nothing, "novelty_flag": False}
         )
-    prior = atlas.model.prior_invariant()
-    called = call_cells(q, atlas.model.prior_invariant).argmax(1).numpy()
-    alone = known.novelty(q, prior)
+    called = calls.log_p.argmax(1).numpy()
+    alone = known.novelty(z, calls)
     own = rank_among(known.novelty_scores, known.called, alone, called)
     if min(len(alone), len(known.called)) < FEWEST_TOGETHER:
         score, pvalue = alone, own
     else:
-        score = pooled(alone, q.mean)
+        score = pooled(alone, z)
         pvalue = rank_among(known.pooled_scores, known.called, score, called)
     flag = (false_discovery_control(pvalue) <= false_discovery_rate) & (own <= OWN_PVALUE)
     return pd.DataFrame(

@@ -28,9 +28,8 @@ from torch import Tensor
 from invatlas.data.minibatch import Cells
 from invatlas.model.calls import call_parts, collapse, sharpen
 from invatlas.model.invae import Model
-from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
-from invatlas.training.novelty import LANDMARKS, novelty_parts, pooled, standardised_sum
-from invatlas.training.posterior import call_cells, encode_cells
+from invatlas.training.novelty import LANDMARKS, landmark_distance, pooled, standardised_sum
+from invatlas.training.posterior import Calls, call_cells, encode_cells
 from invatlas.training.split import Split
 
 FEWEST_CELLS = 20
@@ -76,9 +75,9 @@ class Calibration:
     landmarks: Float[Tensor, "landmark latent"]
     standard: Float[Tensor, "2 2"]
 
-    def novelty(self, q: DiagonalGaussian, prior: ConditionalGaussians) -> Float[Tensor, " cell"]:
-        """Score n of cells whose posterior is known, each alone."""
-        return standardised_sum(novelty_parts(q, prior, self.landmarks), self.standard)
+    def novelty(self, z: Float[Tensor, "cell latent"], calls: Calls) -> Float[Tensor, " cell"]:
+        """Score n of cells that were encoded and called, each alone."""
+        return standardised_sum(_novelty_parts(z, calls, self.landmarks), self.standard)
 
 
 @torch.inference_mode()
@@ -90,7 +89,7 @@ def calibrate(
     Returns None where there are fewer than 20 of them.
     """
     chosen = np.sort(generator.permutation(split.train)[:LANDMARKS])
-    landmarks = encode_cells(model, cells.source, chosen)["invariant"].mean
+    landmarks = encode_cells(model, cells.source, "invariant", chosen).mean
     return _measure(model, cells, split.held_out, landmarks, None, split.covariate is not None)
 
 
@@ -135,27 +134,28 @@ def _measure(
     standard: Tensor | None,
     whole_donors: bool,
 ) -> Calibration | None:
-    prior = model.prior_invariant()
-    combinations, place = model.prior_invariant.joint()
-    rows = rows[(cells.biological[rows][:, model.prior_invariant.categorical] >= 0).all(1)]
-    allowed = model.prior_invariant.allowed(torch.from_numpy(cells.biological[rows]))
+    prior = model.prior_invariant
+    combinations, place = prior.joint()
+    rows = rows[(cells.biological[rows][:, prior.categorical] >= 0).all(1)]
+    allowed = prior.allowed(torch.from_numpy(cells.biological[rows]))
     among = torch.zeros(len(rows), len(combinations)).index_add_(1, place, allowed.float()) > 0
     told = among.sum(1) == 1  # a combination the prior does not speak of is no truth
     rows, truth = rows[told.numpy()], among[told].long().argmax(1)
     if len(rows) < FEWEST_CELLS:
         return None
-    q = encode_cells(model, cells.source, rows)["invariant"]
-    log_p = call_cells(q, model.prior_invariant)
+    q = encode_cells(model, cells.source, "invariant", rows)
+    calls = call_cells(q, prior)
+    log_p = calls.log_p
     exponents = fit_exponents(log_p, combinations, truth)
     p = sharpen(log_p, combinations, exponents).exp()
     crossed = _cross_fitted(log_p, combinations, truth)
-    parts = novelty_parts(q, prior, landmarks)
+    parts = _novelty_parts(q.mean, calls, landmarks)
     if standard is None:
         standard = torch.stack([parts.mean(0), parts.std(0).clamp_min(1e-6)])
     scores = standardised_sum(parts, standard)
     return Calibration(
         exponents,
-        called_share(p, truth, collapse(prior.log_weight[None], place)[0].softmax(0)),
+        called_share(p, truth, collapse(prior.weights.log()[None], place)[0].softmax(0)),
         expected_calibration_error(crossed, truth),
         brier_score(crossed, truth),
         whole_donors,
@@ -166,6 +166,11 @@ def _measure(
         landmarks,
         standard,
     )
+
+
+def _novelty_parts(z: Tensor, calls: Calls, landmarks: Tensor) -> Tensor:
+    """D and H of each cell, side by side."""
+    return torch.stack([landmark_distance(z, landmarks), calls.entropy], 1)
 
 
 def fit_exponents(

@@ -18,32 +18,35 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invatlas.model.calls import call_log_probabilities
-from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
-from invatlas.training.posterior import CHUNK
+from invatlas.processor import quick_products
 
 LANDMARKS = 2000
 NEAREST_LANDMARKS = 50
 FLATTENING = 4.0
 POOLED_CELLS = 8
 SAMPLE = 1000
+CHUNK = 256  # cells whose distances stay near the processor
 
 
-def novelty_parts(
-    q: DiagonalGaussian, prior: ConditionalGaussians, landmarks: Float[Tensor, "landmark latent"]
-) -> Float[Tensor, "cell 2"]:
-    """D and H of each cell.
+def flat_entropy(log_p: Float[Tensor, "cell combination"]) -> Float[Tensor, " cell"]:
+    """H of each cell, in nats, given its log-posterior."""
+    flat = torch.log_softmax(log_p / FLATTENING, 1)
+    return -(flat.exp() * flat).sum(1)
 
-    D takes the 50 nearest of 2,000 landmarks; one in forty where there are fewer.
-    """
+
+def landmark_distance(
+    z: Float[Tensor, "cell latent"], landmarks: Float[Tensor, "landmark latent"]
+) -> Float[Tensor, " cell"]:
+    """D of each cell: over the 50 nearest of 2,000 landmarks, one in forty of fewer."""
     n = max(1, min(NEAREST_LANDMARKS, len(landmarks) * NEAREST_LANDMARKS // LANDMARKS))
-    parts = []
-    for some in q.split(CHUNK):
-        nearest = np.partition(torch.cdist(some.mean, landmarks).numpy(), n - 1, axis=1)[:, :n]
-        distance = torch.from_numpy(nearest.mean(1))  # torch's topk takes ten times as long
-        log_p = call_log_probabilities(some, prior, FLATTENING)
-        parts.append(torch.stack([distance, -(log_p.exp() * log_p).sum(1)], 1))
-    return torch.cat(parts)
+    pieces = []
+    with quick_products():
+        for some in z.split(CHUNK):
+            squares = _relative_squares(some, landmarks)
+            squares.numpy().partition(n - 1, axis=1)  # torch's topk takes ten times as long
+            nearest = squares[:, :n] + some.square().sum(1, keepdim=True)
+            pieces.append(nearest.clamp_min(0).sqrt().mean(1))
+    return torch.cat(pieces)
 
 
 def standardised_sum(
@@ -58,15 +61,25 @@ def pooled(
 ) -> Float[Tensor, " cell"]:
     """Score n* of cells that were met together: the mean over each and its seven nearest.
 
-    Every k-th cell in the order of the first latent makes a sample, k being how many samples of
-    at most 1,000 there are: the order in which the cells come does not matter.
+    Cells as near as the seventh all count. Every k-th cell in the order of the first latent makes
+    a sample, k being how many samples of at most 1,000 there are: the order in which the cells
+    come does not matter.
     """
     result = torch.empty_like(scores)
     order = z[:, 0].argsort() if len(z) else torch.zeros(0, dtype=torch.int64)
     samples = -(-len(z) // SAMPLE)
-    for k in range(samples):
-        some = order[k::samples]
-        n = min(POOLED_CELLS, len(z[some]))
-        nearest = torch.cdist(z[some], z[some]).topk(n, dim=1, largest=False).indices
-        result[some] = scores[some][nearest].mean(1)
+    with quick_products():
+        for k in range(samples):
+            some = order[k::samples]
+            squares = _relative_squares(z[some], z[some]).numpy()
+            n = min(POOLED_CELLS, len(some))
+            eighth = np.partition(squares, n - 1, axis=1)[:, n - 1 : n]
+            cells, near = np.divmod(np.flatnonzero(squares <= eighth), len(some))
+            sums = np.bincount(cells, scores[some].numpy()[near]) / np.bincount(cells)
+            result[some] = torch.from_numpy(sums).to(result.dtype)
     return result
+
+
+def _relative_squares(z: Tensor, others: Tensor) -> Tensor:
+    """|z - y|^2 - |z|^2 = |y|^2 - 2 z y, shape (cell, other): who is nearest is the same."""
+    return torch.addmm(others.square().sum(1), z, others.T, alpha=-2)

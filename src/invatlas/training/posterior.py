@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -12,35 +14,56 @@ from invatlas.data.minibatch import gather_counts
 from invatlas.model.calls import call_log_probabilities, collapse
 from invatlas.model.invae import Model
 from invatlas.model.priors import DiagonalGaussian, Prior
+from invatlas.processor import quick_products
+from invatlas.training.novelty import flat_entropy
 
 CHUNK = 2048
 
 
+@dataclass(frozen=True)
+class Calls:
+    """What some cells may be.
+
+    Attributes
+    ----------
+    log_p
+        Log-posterior over combinations of categories (``prior.joint``), shape (cell, joint).
+    entropy
+        How undecided the flattened calls are, in nats, shape (cell,); see training/novelty.py.
+    """
+
+    log_p: Float[Tensor, "cell joint"]
+    entropy: Float[Tensor, " cell"]
+
+
 @torch.inference_mode()
 def encode_cells(
-    model: Model, source: CountSource, rows: np.ndarray | None = None
-) -> dict[str, DiagonalGaussian]:
-    """Posterior of each set of latents, of some cells (by default all), in their order."""
+    model: Model, source: CountSource, which: str, rows: np.ndarray | None = None
+) -> DiagonalGaussian:
+    """Posterior of one set of latents, of some cells (by default all), in their order."""
     rows = np.arange(source.n_cells) if rows is None else rows
-    pieces: dict[str, list[DiagonalGaussian]] = {which: [] for which in model.encode.heads}
-    for start in range(0, max(1, len(rows)), CHUNK):
-        some = rows[start : start + CHUNK]
-        for which, posterior in model.encode(*gather_counts(source, some)).items():
-            pieces[which].append(posterior)
-    return {
-        which: DiagonalGaussian(
-            torch.cat([piece.mean for piece in found]),
-            torch.cat([piece.log_variance for piece in found]),
-        )
-        for which, found in pieces.items()
-    }
+    encode, pieces = model.encode.alone(which), []
+    with quick_products():
+        for start in range(0, max(1, len(rows)), CHUNK):
+            counts = gather_counts(source, rows[start : start + CHUNK])
+            pieces.append(encode(*counts)[which])
+    return DiagonalGaussian(
+        torch.cat([piece.mean for piece in pieces]),
+        torch.cat([piece.log_variance for piece in pieces]),
+    )
 
 
 @torch.inference_mode()
-def call_cells(q: DiagonalGaussian, prior: Prior) -> Float[Tensor, "cell joint"]:
-    """Log-posterior over combinations of categories (``prior.joint``), a chunk at a time."""
+def call_cells(q: DiagonalGaussian, prior: Prior) -> Calls:
+    """Call cells whose posterior is known, a chunk at a time."""
+    given, place, found = prior(), prior.joint()[1], []
     only_categories = len(prior.categorical) == prior.combinations.shape[1]
-    return _call(q, prior, None if only_categories else prior.joint()[1])
+    for some in q.split(CHUNK):
+        log_p = call_log_probabilities(some, given)
+        joint = log_p if only_categories else collapse(log_p, place)
+        found.append((joint, flat_entropy(log_p)))
+    log_p, entropy = map(torch.cat, zip(*found, strict=True))
+    return Calls(log_p, entropy)
 
 
 @torch.inference_mode()
@@ -51,21 +74,10 @@ def call_values(
 
     A chunk at a time; ``size`` is the number of values.
     """
+    given, place = prior(), prior.combinations[:, column]
     forbidden = ~allowed[prior.joint()[1]]
-    return _call(q, prior, prior.combinations[:, column], size, forbidden).log_softmax(1)
-
-
-def _call(
-    q: DiagonalGaussian,
-    prior: Prior,
-    place: Tensor | None,
-    size: int | None = None,
-    forbidden: Tensor | None = None,
-) -> Tensor:
-    given, pieces = prior(), []
+    pieces = []
     for some in q.split(CHUNK):
-        log_p = call_log_probabilities(some, given)
-        if forbidden is not None:
-            log_p = log_p.masked_fill(forbidden, -torch.inf)
-        pieces.append(log_p if place is None else collapse(log_p, place, size))
-    return torch.cat(pieces)
+        log_p = call_log_probabilities(some, given).masked_fill(forbidden, -torch.inf)
+        pieces.append(collapse(log_p, place, size))
+    return torch.cat(pieces).log_softmax(1)
