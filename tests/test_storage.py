@@ -71,6 +71,7 @@ def test_a_saved_atlas_embeds_the_same_bit_for_bit(
         {"technical_in_decoder": True, "layers": 3},
         {"technical": []},
         {"prior": "low_rank", "interaction_rank": 2},
+        {"prior": "exponential_family"},
         {"biological": ["cell_type"], "technical": ["batch"], "epochs": 1},
     ],
     ids=str,

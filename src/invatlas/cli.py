@@ -113,7 +113,7 @@ def fit(
         ),
     ] = None,
     prior: Annotated[
-        str | None, typer.Option(help=f"{' or '.join(PRIOR_NAMES)}; {DEFAULTS.prior} by default.")
+        str | None, typer.Option(help=f"{', '.join(PRIOR_NAMES)}; {DEFAULTS.prior} by default.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Chosen from the data by default.")] = None,
     minibatch_size: Annotated[

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 from invatlas.errors import SettingsError
 
 LIKELIHOOD_NAMES = ("negative_binomial", "poisson", "gaussian")
-PRIOR_NAMES = ("factorised", "low_rank")
+PRIOR_NAMES = ("factorised", "low_rank", "exponential_family")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Settings:
     likelihood
         ``negative_binomial``, ``poisson`` or ``gaussian``.
     prior
-        ``factorised``, or ``low_rank``, in which latents depend on each other.
+        ``factorised``; ``low_rank``, in which latents depend on each other; or
+        ``exponential_family``, in which they do so in ways that no Gaussian has.
     invariant_latents, spurious_latents
         Dimensions of z_I and z_S; z_S may have 0.
     hidden, layers, dropout

@@ -22,6 +22,7 @@ from invatlas.model.objective import (
     weigh,
 )
 from invatlas.model.priors import ConditionalGaussians, CovariateTable, DiagonalGaussian
+from invatlas.settings import PRIOR_NAMES
 
 EVERY_PART = list(product([False, True], repeat=3))[1:]
 
@@ -169,11 +170,14 @@ def test_cells_without_labels_pay_nothing_for_classification(
     assert 0 < found[1] < found[2], "a cell with one of two labels pays for that one alone"
 
 
-def test_every_parameter_learns_in_the_end(settings: Callable[..., ia.Settings]) -> None:
+@pytest.mark.parametrize("prior", PRIOR_NAMES)
+def test_every_parameter_learns_in_the_end(
+    settings: Callable[..., ia.Settings], prior: str
+) -> None:
     biological, technical = some_codes(64)
     biological[:8, 1], technical[8:12] = -1, -1
     minibatch = make_minibatch(biological, technical)
-    model = make_model(settings, technical_in_decoder=True)
+    model = make_model(settings, technical_in_decoder=True, prior=prior)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for _ in range(3):

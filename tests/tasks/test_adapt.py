@@ -129,6 +129,7 @@ def test_too_many_missing_genes_are_refused(before: ia.Atlas, query: AnnData) ->
         {"spurious_latents": 0},
         {"technical": ["donor"]},
         {"prior": "low_rank"},
+        {"prior": "exponential_family"},
     ],
 )
 def test_every_kind_of_atlas_adapts(

@@ -5,7 +5,8 @@
     rank L    = 2 n                           what theorem 1 of Khemakhem et al. 2020 (arXiv
                                               1907.04809) asks for, n being the number of latents
 
-For dependent latents (``low_rank``) D_d alone is counted, without W_d.
+For dependent latents m_d and v_d alone are counted, without W_d (``low_rank``) and a_d
+(``exponential_family``, for which the theorem is another: Lu et al. 2021, arXiv 2102.12353).
 
 Where it holds, and the model is right, latents are determined up to a linear map of (z, z^2).
 A dozen combinations cannot give rank 40; the latents are then free in what the rank leaves open.

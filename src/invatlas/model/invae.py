@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from invatlas.data.minibatch import Minibatch
+from invatlas.model.exponential_family import ExponentialFamilyPrior
 from invatlas.model.independence import COMPARED_CELLS
 from invatlas.model.likelihoods import LIKELIHOODS, CountDistribution
 from invatlas.model.low_rank import LowRankPrior
@@ -29,6 +30,7 @@ from invatlas.settings import Settings
 PRIORS: dict[str, type[FactorisedPrior]] = {
     "factorised": FactorisedPrior,
     "low_rank": LowRankPrior,
+    "exponential_family": ExponentialFamilyPrior,
 }
 
 

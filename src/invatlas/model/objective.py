@@ -6,6 +6,7 @@
     classification         - w log sum_{d in A} p(d | x)                 (see calls.py)
     invariant_dependence   of z_I on e given d (see independence.py)
     spurious_dependence    of z_S on d given e
+    score_matching         of what in a prior is fitted so (see exponential_family.py)
     shrinkage              squared interaction of the priors
 
 A holds the combinations that agree with the values a cell has; a cell without any value
@@ -46,6 +47,11 @@ def classification(view: LatentView, calls: Float[Tensor, "cell combination"]) -
     return -(summed_out(calls, view.allowed) * balance).mean()
 
 
+def mismatch(view: LatentView, combination: Int[Tensor, " cell"]) -> Float[Tensor, ""]:
+    """Mean of what score matching makes small, each cell being of one combination."""
+    return view.prior.mismatch(view.sample, combination).mean()
+
+
 @dataclass(frozen=True)
 class Recent:
     """Cells met lately, as each set of latents saw them."""
@@ -76,6 +82,7 @@ def objective_terms(
         "classification": classification(invariant, calls),
         "invariant_dependence": dependence(*z_i, recent.invariant),
         "spurious_dependence": dependence(*z_s, recent.spurious),
+        "score_matching": mismatch(invariant, d) + mismatch(spurious, e),
         "shrinkage": explanation.shrinkage,
     }
     return terms, Recent(recent.invariant.joined(*z_i), recent.spurious.joined(*z_s))
@@ -99,6 +106,7 @@ def weigh(
         "classification": settings.classification_weight,
         "invariant_dependence": settings.dependence_weight * ramp,
         "spurious_dependence": settings.spurious_dependence_weight * ramp,
+        "score_matching": 1.0,
         "shrinkage": settings.shrinkage_weight,
     }
     values = torch.stack(list(terms.values()))

@@ -96,6 +96,12 @@ class ConditionalGaussians:
         """Log E_q p(z | d): the Gaussian N(q.mean; m_d, v_d + v_q), in nats."""
         return gaussian_evidence(q.mean, q.variance, self.mean, self.log_variance.exp())
 
+    def mismatch(
+        self, z: Float[Tensor, "cell latent"], combination: Int[Tensor, " cell"]
+    ) -> Float[Tensor, " cell"]:
+        """What score matching makes small; nothing where likelihood fits all there is."""
+        return z.new_zeros(len(z))
+
     def sample(self, combination: Int[Tensor, " cell"]) -> Float[Tensor, "cell latent"]:
         """One draw of z for each wanted combination."""
         return DiagonalGaussian(self.mean[combination], self.log_variance[combination]).sample()
@@ -183,13 +189,14 @@ class FactorisedPrior(Prior):
     """Diagonal Gaussians with additive means and a shrunk low-rank interaction."""
 
     has_value: Tensor
+    pace = 1.0  # how far a step moves a mean or log-variance, against what is stored
 
     def __init__(self, table: CovariateTable, n_latents: int, rank: int = 4) -> None:
         super().__init__(table)
         sizes = table.sizes
         # one row a value: M_c[value] and S_c[value] side by side, all covariates below each other
         self.effects = nn.Parameter(torch.zeros(sum(sizes), 2 * n_latents))
-        nn.init.normal_(self.effects.data[:, :n_latents], std=0.5)
+        nn.init.normal_(self.effects.data[:, :n_latents], std=0.5 / self.pace)
         self.scales = scales(sizes, table.ordered)
         for rows in self.scales:  # a straight line to begin with
             slope = torch.linspace(-1, 1, rows.stop - rows.start)[:, None]
@@ -207,17 +214,18 @@ class FactorisedPrior(Prior):
         product = self.directions.new_ones(len(self.combinations), len(self.directions))
         for c, factor in enumerate(self.factors):
             product = product * factor[self.combinations[:, c]]
-        return product @ self.directions
+        return self.pace * product @ self.directions
 
     def forward(self) -> ConditionalGaussians:  # noqa: D102
-        mean, log_variance = (self.has_value @ self.effects).chunk(2, 1)
+        mean, log_variance = (self.pace * self.has_value @ self.effects).chunk(2, 1)
         if len(self.directions):
             mean = mean + self.interaction()
-        log_variance = (self.base_log_variance + log_variance).clamp(-6.0, 4.0)
+        log_variance = (self.pace * self.base_log_variance + log_variance).clamp(-6.0, 4.0)
         return ConditionalGaussians(mean, log_variance, self.weights.log())
 
     def shrinkage(self) -> Float[Tensor, ""]:  # noqa: D102
-        bends = [self.effects[rows].diff(2, dim=0).square().sum() for rows in self.scales]
+        effects = self.pace * self.effects
+        bends = [effects[rows].diff(2, dim=0).square().sum() for rows in self.scales]
         return self.interaction().square().sum() + ROUGHNESS * sum(bends)
 
 

@@ -45,7 +45,7 @@ class Growth:
         stem, _, last = name.rpartition(".")
         if stem in ("decode.technical", "prior_spurious.factors"):
             return torch.arange(rows) < self.before[int(last)]
-        if name in ("prior_spurious.effects", "prior_spurious.loading_effects"):
+        if name.startswith("prior_spurious.") and name.endswith("effects"):
             sizes = zip(self.before, self.after, strict=True)
             return torch.cat([torch.arange(new) < old for old, new in sizes])
         return None
