@@ -11,194 +11,36 @@ Run ``python benchmarks/integration.py --help``.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
-import logging
 import time
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-import anndata
 import numpy as np
 import pandas as pd
-from datasets import (
-    STUDIES,
-    Split,
-    Study,
-    alternating_halves,
-    joint_label,
-    load_study,
-    split_study,
-)
-from peers import LABEL_FREE, METHODS, describe_environment, limit_threads, say, write_json
+import peers
+import published_invae
+from datasets import STUDIES, Split, Study, alternating_halves, load_study, split_study
+from peers import describe_environment, limit_threads, say, write_json
+from scores import BATCH, BIOLOGICAL, SUMMARY, score_split
 
-BIOLOGICAL = [
-    "isolated_labels",
-    "kmeans_nmi",
-    "kmeans_ari",
-    "silhouette_label",
-    "clisi",
-]
-BATCH = ["bras", "ilisi", "kbet", "graph_connectivity", "pcr_comparison"]
-SUMMARY = ["bio", "batch", "total"]
-# our column name -> (field that switches the metric on in scib-metrics, row of its results)
-METRICS = {
-    "isolated_labels": ("isolated_labels", "isolated_labels"),
-    "kmeans_nmi": (
-        "nmi_ari_cluster_labels_kmeans",
-        "nmi_ari_cluster_labels_kmeans_nmi",
-    ),
-    "kmeans_ari": (
-        "nmi_ari_cluster_labels_kmeans",
-        "nmi_ari_cluster_labels_kmeans_ari",
-    ),
-    "silhouette_label": ("silhouette_label", "silhouette_label"),
-    "clisi": ("clisi_knn", "clisi_knn"),
-    "bras": ("bras", "bras"),
-    "ilisi": ("ilisi_knn", "ilisi_knn"),
-    "kbet": ("kbet_per_label", "kbet_per_label"),
-    "graph_connectivity": ("graph_connectivity", "graph_connectivity"),
-    "pcr_comparison": ("pcr_comparison", "pcr_comparison"),
+LABEL_FREE = {"truth", "pca", "combat", "harmony", "scvi", "scvi_tutorial", "sysvi"}
+# name -> (package imported before the clock starts, function)
+METHODS: dict[str, tuple[str, Callable[..., np.ndarray]]] = {
+    "ours": ("invatlas", peers.embed_ours),
+    "pca": ("scanpy", peers.embed_pca),
+    "truth": ("invatlas", peers.embed_truth),
+    "combat": ("scanpy", peers.embed_combat),
+    "harmony": ("harmonypy", peers.embed_harmony),
+    "scvi": ("scvi", peers.embed_scvi),
+    "scanvi": ("scvi", peers.embed_scanvi),
+    "scvi_tutorial": ("scvi", peers.embed_scvi_tutorial),
+    "scanvi_tutorial": ("scvi", peers.embed_scanvi_tutorial),
+    "sysvi": ("scvi", peers.embed_sysvi),
+    "invae": ("inVAE", published_invae.embed_told),
+    "invae_permuted": ("inVAE", published_invae.embed_permuted),
+    "invae_unknown": ("inVAE", published_invae.embed_unknown),
 }
-FEWEST_CELLS = 91  # scIB looks at 90 neighbours
-
-
-def compute_counts_pca(adata: anndata.AnnData) -> np.ndarray:
-    """Principal components of normalised log counts of all genes, before any integration.
-
-    The same step scib-metrics takes by itself: the reference PCR comparison measures against.
-
-    Parameters
-    ----------
-    adata
-        Raw counts of the scored cells (cell, gene).
-
-    Returns
-    -------
-    ndarray (cell, component), at most 50 components.
-    """
-    import scanpy as sc
-
-    counts = anndata.AnnData(adata.X.copy())
-    sc.pp.normalize_total(counts, target_sum=1e4)
-    sc.pp.log1p(counts)
-    sc.pp.pca(counts, n_comps=min(50, *(n - 1 for n in counts.shape)), svd_solver="arpack")
-    return np.asarray(counts.obsm["X_pca"])
-
-
-def score(
-    latent: np.ndarray, labels: np.ndarray, batches: np.ndarray, counts_pca: np.ndarray
-) -> pd.Series:
-    """Score a latent with the unedited scIB table of scib-metrics.
-
-    All ten metrics are computed by ``scib_metrics.benchmark.Benchmarker`` with its defaults and
-    not min-max scaled; ``bio`` and ``batch`` are means of five, ``total = 0.6 bio + 0.4 batch``
-    (Luecken et al., Nature Methods 2022).
-
-    A metric that scib-metrics cannot compute on these cells (for instance BRAS when no label
-    occurs in two batches) is NaN and left out of its mean, with a warning that names it; labels
-    with one cell stay in, and scib-metrics gives such a cell a silhouette of 0.
-
-    Parameters
-    ----------
-    latent
-        Array (cell, latent).
-    labels, batches
-        Arrays (cell,) of biological label and experimental batch, nothing missing.
-    counts_pca
-        Array (cell, component) from :func:`compute_counts_pca`.
-
-    Returns
-    -------
-    Series of the ten metrics, ``bio``, ``batch`` and ``total``.
-
-    Raises
-    ------
-    ValueError
-        When the latent is not finite, the lengths differ, or there are too few cells.
-    """
-    labels, batches = np.asarray(labels).astype(str), np.asarray(batches).astype(str)
-    latent = np.ascontiguousarray(latent, dtype=np.float32)
-    if not len(latent) == len(labels) == len(batches) == len(counts_pca):
-        raise ValueError(
-            f"lengths differ: latent {len(latent)}, labels {len(labels)}, "
-            f"batches {len(batches)}, counts_pca {len(counts_pca)}"
-        )
-    if len(latent) < FEWEST_CELLS:
-        raise ValueError(f"{len(latent)} cells to score, scIB needs at least {FEWEST_CELLS}")
-    if not np.isfinite(latent).all():
-        raise ValueError(f"{int((~np.isfinite(latent)).any(axis=1).sum())} cells are not finite")
-    adata = anndata.AnnData(latent)
-    adata.obs = pd.DataFrame({"label": labels, "batch": batches}, index=adata.obs_names)
-    adata.obsm.update(latent=latent, counts_pca=np.asarray(counts_pca, dtype=np.float32))
-    try:
-        values = _run_benchmarker(adata, list(METRICS))
-    except Exception:  # one metric failed: find which, keep the others
-        values = pd.Series(np.nan, index=list(METRICS))
-        for name in METRICS:
-            with contextlib.suppress(Exception):
-                values[name] = _run_benchmarker(adata, [name])[name]
-    if absent := list(values.index[values.isna()]):
-        warnings.warn(f"left out, not computable on these cells: {absent}", stacklevel=2)
-    values["bio"] = values[BIOLOGICAL].mean()
-    values["batch"] = values[BATCH].mean()
-    values["total"] = 0.6 * values["bio"] + 0.4 * values["batch"]
-    return values
-
-
-def _run_benchmarker(adata: anndata.AnnData, names: list[str]) -> pd.Series:
-    """Values of the named metrics from one run of the scib-metrics Benchmarker."""
-    from scib_metrics.benchmark import BatchCorrection, Benchmarker, BioConservation
-
-    logging.getLogger("scib_metrics").setLevel(logging.WARNING)
-    fields = {METRICS[name][0] for name in names}
-    bio = {f: f in fields for f in {METRICS[n][0] for n in BIOLOGICAL}}
-    batch = {f: f in fields for f in {METRICS[n][0] for n in BATCH}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        bench = Benchmarker(
-            adata,
-            batch_key="batch",
-            label_key="label",
-            embedding_obsm_keys=["latent"],
-            bio_conservation_metrics=BioConservation(**bio) if any(bio.values()) else None,
-            batch_correction_metrics=BatchCorrection(**batch) if any(batch.values()) else None,
-            pre_integrated_embedding_obsm_key="counts_pca",
-            progress_bar=False,
-        )
-        bench.benchmark()
-        results = bench.get_results(min_max_scale=False, clean_names=False)
-    row = results.loc["latent"]
-    return pd.Series({name: float(row[METRICS[name][1]]) for name in names})
-
-
-def score_transfer(split: Split, latent: np.ndarray, neighbours: int = 15) -> float:
-    """Macro-F1 of a nearest-neighbour classifier from the shown to the hidden cells.
-
-    The mean runs over the joint labels that occur among the scored hidden cells; a label nobody
-    was shown cannot be called and counts 0, for every method alike.
-    """
-    from sklearn.metrics import f1_score
-    from sklearn.neighbors import KNeighborsClassifier
-
-    labels = joint_label(split.study.adata.obs, split.study.biological)
-    classifier = KNeighborsClassifier(min(neighbours, int(split.shown.sum())))
-    classifier.fit(latent[split.shown], labels[split.shown])
-    truth, called = labels[split.scored], classifier.predict(latent[split.scored])
-    return float(f1_score(truth, called, labels=np.unique(truth), average="macro", zero_division=0))
-
-
-def score_split(split: Split, latent: np.ndarray) -> pd.Series:
-    """Score a latent (cell, latent) of all cells of a split: scIB table and macro-F1."""
-    cells = split.study.adata[split.scored]
-    values = score(
-        latent[split.scored],
-        joint_label(cells.obs, split.study.biological),
-        joint_label(cells.obs, split.study.technical),
-        compute_counts_pca(cells),
-    )
-    values["macro_f1"] = score_transfer(split, latent)
-    return values
 
 
 def evaluate(study: Study, splits: list[Split], methods: list[str], args: argparse.Namespace):
@@ -238,40 +80,65 @@ def evaluate(study: Study, splits: list[Split], methods: list[str], args: argpar
 
 
 def summarise(records: list[dict]) -> pd.DataFrame:
-    """Mean over the splits of each study and method, in the order they were run."""
-    columns = [*BIOLOGICAL, *BATCH, *SUMMARY, "macro_f1", "seconds"]
-    table = pd.DataFrame(records).groupby(["study", "method"], sort=False)[columns].mean()
+    """Mean over the splits of each study and method, best total first.
+
+    On a simulation ``kept_...`` is an accuracy over that from the true latents, if these were run.
+    """
+    frame = pd.DataFrame(records)
+    names = ("mixing", "leak_", "accuracy_")
+    extra = [column for column in frame if column.startswith(names)]
+    columns = [*BIOLOGICAL, *BATCH, *SUMMARY, "macro_f1", "seconds", *extra]
+    table = frame.groupby(["study", "method"], sort=False)[columns].mean()
+    for column in [c for c in extra if c.startswith("accuracy_")]:
+        best = table[column].unstack("method").get("truth")
+        if best is not None:
+            kept = table[column] / best.reindex(table.index.get_level_values("study")).to_numpy()
+            table[column.replace("accuracy", "kept")] = kept
     return table.sort_values("total", ascending=False).sort_index(level=0, sort_remaining=False)
 
 
+SHORT = {
+    "isolated_labels": "isolated",
+    "silhouette_label": "silh.",
+    "kmeans_nmi": "NMI",
+    "kmeans_ari": "ARI",
+    "clisi": "cLISI",
+    "bras": "BRAS",
+    "ilisi": "iLISI",
+    "kbet": "kBET",
+    "graph_connectivity": "graph",
+    "pcr_comparison": "PCR",
+    "macro_f1": "F1",
+    "seconds": "s",
+}
+
+
 def show(table: pd.DataFrame) -> None:
-    """Print one table a study, best total first."""
+    """Print two tables a study, best total first: the scIB table, and what it does not ask."""
+    beyond = ("mixing", "leak_", "accuracy_", "kept_")
+    for study, rows in table.groupby(level="study", sort=False):
+        rows = rows.droplevel("study").dropna(axis=1, how="all")
+        other = [column for column in rows if column.startswith(beyond)]
+        _print(f"{study}: scIB, half-hidden (F1: 15 neighbours)", rows.drop(columns=other))
+        plain = [column for column in other if not column.endswith(("_null", "_above"))]
+        told = rows[plain].map("{:.3f}".format)
+        for column in [c for c in plain if c.startswith("leak_")]:
+            told[column] += rows[f"{column}_null"].map(" ({:.3f})".format)
+        _print(f"{study}: hidden cells (in brackets: 95 % of the null distribution)", told)
+
+
+def _print(title: str, rows: pd.DataFrame) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    short = {
-        "isolated_labels": "isolated",
-        "silhouette_label": "silh.",
-        "kmeans_nmi": "NMI",
-        "kmeans_ari": "ARI",
-        "clisi": "cLISI",
-        "bras": "BRAS",
-        "ilisi": "iLISI",
-        "kbet": "kBET",
-        "graph_connectivity": "graph",
-        "pcr_comparison": "PCR",
-        "macro_f1": "F1",
-        "seconds": "s",
-    }
-    for study, rows in table.groupby(level="study", sort=False):
-        printed = Table(title=f"{study}: scIB, half-hidden (F1: 15 neighbours, hidden cells)")
-        printed.add_column("method", no_wrap=True)
-        for column in table.columns:
-            printed.add_column(short.get(column, column), justify="right", no_wrap=True)
-        for (_, method), row in rows.iterrows():
-            cells = [f"{row[c]:.1f}" if c == "seconds" else f"{row[c]:.3f}" for c in table.columns]
-            printed.add_row(method, *cells)
-        Console(width=160).print(printed)
+    printed = Table(title=title)
+    printed.add_column("method", no_wrap=True)
+    for column in rows:
+        printed.add_column(SHORT.get(column, column.replace("_", " ")), justify="right")
+    for method, row in rows.iterrows():
+        cells = [c if isinstance(c, str) else f"{c:.3f}" for c in row]
+        printed.add_row(str(method), *cells)
+    Console(width=170).print(printed)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
