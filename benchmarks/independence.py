@@ -15,15 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import penalties
+from datasets import Split, Study, split_study
 from peers import limit_threads, say, write_json
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from scores import score_accuracy, score_leak
 
 import invatlas as ia
 from invatlas.evaluate.probes import Linear
-from invatlas.evaluate.question import ask
 
 WEIGHTS = {
     "energy": (0.0, 100.0, 300.0, 600.0, 1000.0),
@@ -36,9 +33,9 @@ BIOLOGY = ["cell_type", "disease"]
 LATENTS = 20
 
 
-def make_study(correlation: float, seed: int):
-    """A study of 40 donors, and which cells belong to the half of them that is asked."""
-    study = ia.simulate(
+def make_split(correlation: float, seed: int) -> Split:
+    """Simulate a study of 40 donors, half of which no fit sees."""
+    adata = ia.simulate(
         cells=5000,
         genes=300,
         donors=40,
@@ -50,38 +47,39 @@ def make_study(correlation: float, seed: int):
         truth=False,
         seed=seed,
     )
-    people = study.obs.groupby("donor", observed=True)[["disease", "batch"]].first()
+    people = adata.obs.groupby("donor", observed=True)[["disease", "batch"]].first()
     turn = people.groupby(["disease", "batch"], observed=True).cumcount()
-    asked = study.obs["donor"].isin(turn.index[turn % 2 == 1]).to_numpy()
-    return study, asked
+    asked = list(turn.index[turn % 2 == 1])
+    study = Study("simulation", adata, BIOLOGY, ["batch"], "donor", np.ones(adata.n_obs, bool))
+    return split_study(study, asked)
 
 
-def tell_batch(z: np.ndarray, study, asked: np.ndarray, exchanges: int = 39) -> dict[str, float]:
-    """Balanced accuracy of the batch given biology on new donors, and 95 % of its exchanges."""
-    labels = study.obs[[*BIOLOGY, "donor", "batch"]].astype(str)[asked]
-    generator = np.random.default_rng(0)
-    question = ask(labels, "batch", BIOLOGY, "donor", 4, generator)
-    probe = Linear(z[asked], question)
-    found = question.score(question.t, probe.learn(question.t, question.fold)(probe.z))
-    null = []
-    for _ in range(exchanges):
-        t, fold = question.exchange(generator)
-        null.append(question.score(t, probe.learn(t, fold)(probe.z)))
-    return {"leak": found, "leak_null": float(np.quantile(null, 0.95))}
-
-
-def tell_biology(z: np.ndarray, study, asked: np.ndarray) -> dict[str, float]:
-    """Balanced accuracy of each biological covariate on new donors, from the joint label."""
-    joint = study.obs[BIOLOGY].astype(str).agg("|".join, axis=1).to_numpy()
-    model = make_pipeline(
-        StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=500)
-    )
-    called = model.fit(z[~asked], joint[~asked]).predict(z[asked])
-    called = pd.Series(called).str.split("|", expand=True).to_numpy()
+def judge(split: Split, z: np.ndarray) -> dict[str, float]:
+    """Leak, the 95 % quantile of its exchanges, and what is told of biology."""
+    told = score_leak(split.study, split.hidden, z, probes=(Linear,))
+    kept = score_accuracy(split, z)
     return {
-        name: balanced_accuracy_score(study.obs[name].astype(str)[asked], called[:, c])
-        for c, name in enumerate(BIOLOGY)
+        "leak": told["leak_linear"],
+        "leak_null": told["leak_linear_null"],
+        **{name: kept[f"accuracy_{name}"] for name in BIOLOGY},
     }
+
+
+def fit_with(name: str, weight: float, split: Split, seed: int) -> dict[str, float]:
+    """Fit the shown donors with a penalty and judge the others."""
+    start = time.perf_counter()
+    penalties.install(name, LATENTS)
+    settings = ia.Settings(
+        dependence_weight=weight,
+        genes=0,
+        spared_donors=0.0,
+        invariant_latents=LATENTS,
+        seed=seed,
+    )
+    adata = split.study.adata
+    atlas = ia.fit(adata[~split.hidden].copy(), BIOLOGY, ["donor", "batch"], settings=settings)
+    z = ia.embed(atlas, adata)
+    return {"seconds": time.perf_counter() - start} | judge(split, z)
 
 
 def draw_frontier(table: pd.DataFrame, path: Path) -> None:
@@ -95,7 +93,9 @@ def draw_frontier(table: pd.DataFrame, path: Path) -> None:
     for name, rows in table.groupby(level="penalty", sort=False):
         excess = rows["leak"] - rows["leak_null"]
         axes.plot(excess, rows["disease"], "o-", label=name, linewidth=1.2)
-        for weight, x, y in zip(rows.index.get_level_values("weight"), excess, rows["disease"]):
+        for weight, x, y in zip(
+            rows.index.get_level_values("weight"), excess, rows["disease"], strict=True
+        ):
             axes.annotate(f"{weight:g}", (x, y), (3, 3), textcoords="offset points", fontsize=7)
     axes.axvline(0, color="0.6", linewidth=0.8, linestyle="--")
     axes.set_xlabel("batch told from z_I given biology, beyond 95 % of exchanges")
@@ -121,33 +121,18 @@ def main() -> None:
     limit_threads(1)
     records = read_records(args.add)
     for seed in [int(seed) for seed in args.seeds.split(",") if seed]:
-        study, asked = make_study(args.correlation, seed)
-        truth = study.obsm["z_invariant_true"]
-        records.append(
-            {"penalty": "true z_I", "weight": 0.0, "seed": seed}
-            | tell_batch(truth, study, asked)
-            | tell_biology(truth, study, asked)
-        )
+        split = make_split(args.correlation, seed)
+        adata, told = split.study.adata, {"seed": seed, "seconds": 0.0}
+        truth = judge(split, adata.obsm["z_invariant_true"])
+        records.append({"penalty": "true z_I", "weight": 0.0} | told | truth)
         for name in args.penalties.split(","):
             for weight in WEIGHTS[name]:
-                start = time.perf_counter()
-                penalties.install(name, LATENTS)
-                settings = ia.Settings(
-                    dependence_weight=weight, genes=0, spared_donors=0.0, invariant_latents=LATENTS
-                )
-                atlas = ia.fit(study[~asked].copy(), BIOLOGY, ["donor", "batch"], settings=settings)
-                z = ia.embed(atlas, study)
-                seconds = time.perf_counter() - start
-                records.append(
-                    {"penalty": name, "weight": weight, "seed": seed, "seconds": seconds}
-                    | tell_batch(z, study, asked)
-                    | tell_biology(z, study, asked)
-                )
+                records.append({"penalty": name, "weight": weight, "seed": seed})
+                records[-1] |= fit_with(name, weight, split, seed)
                 say(str(records[-1]))
                 if args.json:
                     write_json(args.json, {"correlation": args.correlation, "records": records})
-    frame = pd.DataFrame(records)
-    table = frame.groupby(["penalty", "weight"], sort=False).mean()
+    table = pd.DataFrame(records).groupby(["penalty", "weight"], sort=False).mean()
     if args.figure:
         draw_frontier(table, args.figure)
     say(table.drop(columns="seed").round(3).to_string())

@@ -1,9 +1,10 @@
 """Penalties on the dependence of z_I on e given d, each in the place of the one that ships.
 
 energy       what ships: 2 E|X - Y| - E|X - X'| - E|Y - Y'|         (invatlas/model/independence.py)
-mmd          E k(X, X') - 2 E k(X, Y) + E k(Y, Y'),  k of five widths      (Gretton et al. 2012, JMLR)
+mmd          E k(X, X') - 2 E k(X, Y) + E k(Y, Y'),  k of five widths (Gretton et al. 2012, JMLR 13)
 hsic         E k(z, z') (1[e = e'] - p(e' | d)) over pairs of one class    (conditional HSIC,
-             Fukumizu et al. 2008, NeurIPS; delta kernel on e, centred within d)
+             Fukumizu et al. 2008, NeurIPS; delta kernel on e, centred within d; times
+             the number of values of e, so that many values weigh as much as few)
 adversary    E log a(e | z, d) - log p(e | d), a trained against the encoder  (Ganin et al. 2016)
 total_correlation   E log q(z_I, z_S) - log q(z_I) - log q(z_S), minibatch-weighted sampling
              (Chen et al. 2018, NeurIPS), as the published inVAE: not given d, and of z_S, not e
@@ -17,10 +18,11 @@ from __future__ import annotations
 import math
 
 import torch
-from invatlas.model import objective
-from invatlas.training import loop
-from invatlas.model.independence import COMPARED_CELLS, RecentCells, dependence, draw_partners
 from torch import Tensor, nn
+
+from invatlas.model import objective
+from invatlas.model.independence import COMPARED_CELLS, RecentCells, dependence, draw_partners
+from invatlas.training import loop
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernel, in units of the spread of a class
 
@@ -59,7 +61,7 @@ def hsic(z: Tensor, d: Tensor, e: Tensor, recent: RecentCells) -> Tensor:
 def _kernel(z: Tensor, partners: Tensor, enough: Tensor) -> Tensor:
     distance = (z[:, None] - partners).square().sum(2)
     spread = (distance.detach() * enough[:, None]).mean().clamp_min(1e-12)
-    return sum(torch.exp(-distance / (2 * width * spread)) for width in WIDTHS) / len(WIDTHS)
+    return torch.stack([torch.exp(-distance / (2 * width * spread)) for width in WIDTHS]).mean(0)
 
 
 class Adversary:

@@ -15,11 +15,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
+from collections.abc import Sequence
 
 import anndata
 import numpy as np
 import pandas as pd
 from datasets import Split, Study, joint_label
+
+from invatlas.evaluate.audit import draw_cells
+from invatlas.evaluate.probes import PROBES, Probe
+from invatlas.evaluate.question import UnanswerableError, ask
 
 BIOLOGICAL = [
     "isolated_labels",
@@ -241,7 +246,13 @@ def _measure_entropy(codes: np.ndarray) -> float:
     return float(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1).mean())
 
 
-def score_leak(study: Study, rows: np.ndarray, latent: np.ndarray, seed: int = 0) -> dict:
+def score_leak(
+    study: Study,
+    rows: np.ndarray,
+    latent: np.ndarray,
+    probes: Sequence[type[Probe]] = PROBES,
+    seed: int = 0,
+) -> dict:
     """How well probes tell ``study.technical[0]`` from latents (cell, latent) within biology.
 
     Returns
@@ -250,11 +261,7 @@ def score_leak(study: Study, rows: np.ndarray, latent: np.ndarray, seed: int = 0
     whether it lies ``above``, of which 0.05 are expected where nothing leaks; NaN where the cells
     cannot answer (then ``ia.evaluate.leakage`` says why).
     """
-    from invatlas.evaluate.audit import draw_cells
-    from invatlas.evaluate.probes import PROBES
-    from invatlas.evaluate.question import UnanswerableError, ask
-
-    names = [f"leak_{probe.name}" for probe in PROBES]
+    names = [f"leak_{probe.name}" for probe in probes]
     blank = {f"{name}{end}": float("nan") for name in names for end in ("", "_null", "_above")}
     columns = list(dict.fromkeys([*study.biological, *study.technical, study.unit]))
     labels = study.adata.obs[columns].astype(str)[rows]
@@ -269,7 +276,7 @@ def score_leak(study: Study, rows: np.ndarray, latent: np.ndarray, seed: int = 0
         return blank
     exchanges = [question.exchange(generator) for _ in range(PERMUTATIONS)]
     told = {}
-    for kind in PROBES:
+    for kind in probes:
         probe = kind(latent, question)
         found = question.score(question.t, probe.learn(question.t, question.fold)(probe.z))
         null = [question.score(t, probe.learn(t, fold)(probe.z)) for t, fold in exchanges]
