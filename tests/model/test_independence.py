@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from invatlas.model.independence import COMPARED_CELLS, dependence, draw_partners, nobody
+from invatlas.model.independence import (
+    COMPARED_CELLS,
+    FEWEST,
+    dependence,
+    draw_partners,
+    nobody,
+)
 
 CELLS = 2 * COMPARED_CELLS  # half of them were met before
 DRAWN = 200  # penalties are means over so many draws of partners
@@ -44,7 +50,7 @@ def exact_penalty(z: torch.Tensor, d: torch.Tensor, e: torch.Tensor) -> float:
     for i in range(half, len(z)):
         here = [j for j in range(half) if d[j] == d[i] and e[j] == e[i]]
         elsewhere = [j for j in range(half) if d[j] == d[i] and e[j] != e[i] and e[j] >= 0]
-        if min(len(here), len(elsewhere)) < 2 or e[i] < 0:
+        if min(len(here), len(elsewhere)) < FEWEST or e[i] < 0:
             continue
         near, far = (float((z[i] - z[k]).norm(dim=1).mean()) for k in (here, elsewhere))
         contrast, distances, n = contrast + far - near, [*distances, near, far], n + 1
@@ -64,14 +70,14 @@ def test_partners_are_of_the_class_and_first_of_the_laboratory_then_of_others(
     classes: int, laboratories: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    d = torch.randint(classes, (60,), generator=generator)
-    e = torch.randint(-1, laboratories, (60,), generator=generator)
+    d = torch.randint(classes, (260,), generator=generator)
+    e = torch.randint(-1, laboratories, (260,), generator=generator)
     drawn, enough = draw_partners(d[:20], e[:20], d[20:], e[20:])
     for i in range(20):
         same = d[20:] == d[i]
         n_here = int((same & (e[20:] == e[i])).sum())
         n_elsewhere = int((same & (e[20:] != e[i]) & (e[20:] >= 0)).sum())
-        assert bool(enough[i]) == (n_here >= 2 and n_elsewhere >= 2 and int(e[i]) >= 0)
+        assert bool(enough[i]) == (n_here >= FEWEST and n_elsewhere >= FEWEST and int(e[i]) >= 0)
         if not enough[i]:
             continue
         here, elsewhere = (20 + half for half in drawn[i].chunk(2))

@@ -139,7 +139,7 @@ WEIGHTS = {
 def test_a_weight_moves_the_objective_by_its_terms(
     settings: Callable[..., ia.Settings], weight: str
 ) -> None:
-    model, minibatch = make_model(settings).eval(), make_minibatch(*some_codes(80))
+    model, minibatch = make_model(settings).eval(), make_minibatch(*some_codes(400))
     none, two = (find_terms(model, minibatch, settings(**{weight: w})) for w in (0.0, 2.0))
     expected = 2 * sum(none[name] for name in WEIGHTS[weight])
     assert abs(float(expected.detach())) > 1e-4
@@ -228,7 +228,7 @@ def test_calls_of_labelled_cells_come_to_agree_with_their_labels(
 def test_dependence_of_the_cells_met_before_moves_the_encoder(
     settings: Callable[..., ia.Settings], term: str
 ) -> None:
-    model, minibatch = make_model(settings), make_minibatch(*some_codes(80))
+    model, minibatch = make_model(settings), make_minibatch(*some_codes(400))
     find_terms(model, minibatch, settings())[term].backward()
     gradient = model.encode.first.grad
     assert gradient is not None and gradient.abs().sum() > 0

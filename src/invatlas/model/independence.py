@@ -31,7 +31,7 @@ from torch import Tensor
 COMPARED_CELLS = 256
 REMEMBERED_CELLS = 2048
 DRAWS = 32
-FEWEST = 2
+FEWEST = 10  # of remembered cells on each side: fewer would be copied rather than compared
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def dependence(
     """Mean contribution of a cell, summed over the covariates of e.
 
     Only the first 256 cells of a minibatch are compared. Cells whose class has fewer than
-    two remembered cells on either side, or whose value of e is missing, contribute 0.
+    ten remembered cells on either side, or whose value of e is missing, contribute 0.
     """
     some = slice(COMPARED_CELLS)
     z, d, e = z[some], d[some], e[some]
