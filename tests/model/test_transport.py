@@ -78,7 +78,10 @@ def test_a_combination_nobody_measured_is_the_sum_of_its_values() -> None:
     found, has_value, means = measured()
     added = found.additive(has_value)
     one = torch.eye(9)
-    torch.testing.assert_close(added.at(has_value, one)[:, :2], means, atol=1e-4, rtol=0)
+    weights = added.weights(has_value, one)
+    torch.testing.assert_close(found.at(weights).mean, means, atol=1e-4, rtol=0)
+    error = (weights.square().sum(1) / 500).sqrt()
+    torch.testing.assert_close(found.error(weights)[:, 0], error, rtol=1e-3, atol=0)
     covered = added.coverage(one).flatten()
     torch.testing.assert_close(covered, torch.tensor([500 / (500 + K)] * 8 + [0.0]))
     assert added.departures.abs().max() < 1e-4

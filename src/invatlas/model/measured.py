@@ -7,7 +7,8 @@
 P weighs combinations; its sum may be 1 over combinations none of which has cells. What a target Q
 has of its own is then not known, and it keeps the source's: m(P, Q) = m(Q) + (1 - c(Q)) r(P). How
 far that may be off the others say: a draw moves it by sqrt(2 (1 - c(Q)) / f) sum_d xi_d sqrt(w_d)
-r_d, xi_d from N(0, 1), f their degrees of freedom, once for the target and once for the source.
+r_d, xi_d from N(0, 1), f their degrees of freedom, once for the target and once for the source,
+and by the standard error of m(P, Q) - m(P), which is a weighted sum of the m_d.
 
 The mean of posteriors is what a prior should be (Tomczak and Welling 2018, arXiv 1705.07120). The
 priors themselves also have to tell classes apart, which moves them, those of combinations without
@@ -22,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from invatlas.model.priors import DiagonalGaussian
+from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 
 K = 10.0  # cells that weigh as much as what all combinations have in common
 
@@ -55,32 +56,52 @@ class Measured(nn.Module):
 
     def additive(self, has_value: Float[Tensor, "combination value"]) -> Additive:
         """Split the moments into what each value adds and what is a combination's own."""
-        weight = self.cells / (self.cells + K)
-        y = torch.cat([self.mean, self.log_variance], 1).double()
-        root = weight.double().sqrt()[:, None]
-        weighed = root * has_value.double()
-        effects = torch.linalg.pinv(weighed) @ (root * y)
-        own = y - has_value.double() @ effects
-        freedom = int((self.cells > 0).sum()) - int(torch.linalg.matrix_rank(weighed))
-        departures = (root * own)[:, : self.mean.shape[1]] / max(freedom, 1) ** 0.5
-        parts = effects, weight[:, None] * own, weight[:, None], departures
+        h, weight = has_value.double(), self.cells.double() / (self.cells + K)
+        root = weight.sqrt()
+        values = torch.linalg.pinv(root[:, None] * h) * root
+        rest = torch.eye(len(h), dtype=h.dtype) - h @ values
+        freedom = int((self.cells > 0).sum()) - int(torch.linalg.matrix_rank(root[:, None] * h))
+        departures = root[:, None] * (rest @ self.mean.double()) / max(freedom, 1) ** 0.5
+        parts = values, weight[:, None] * rest, weight[:, None], departures
         return Additive(*(part.float() for part in parts))
+
+    def at(self, weights: Float[Tensor, "kind combination"]) -> ConditionalGaussians:
+        """Gaussians whose means and log-variances are weighted sums."""
+        moments = weights @ self.mean, weights @ self.log_variance
+        return ConditionalGaussians(*moments, weights.new_zeros(len(weights)))
+
+    def error(self, weights: Float[Tensor, "kind combination"]) -> Float[Tensor, "kind latent"]:
+        """Standard error of a weighted sum of the means, the cells being few."""
+        squared = self.log_variance.exp() / self.cells.clamp_min(1)[:, None]
+        return (weights.square() @ squared).sqrt()
 
 
 @dataclass(frozen=True)
 class Additive:
-    """beta, w_d r_d, w_d and sqrt(w_d / f) r_d; log-variances stand right of the means."""
+    """How the moments of the combinations make those of any other.
 
-    effects: Float[Tensor, "value moment"]
-    own: Float[Tensor, "combination moment"]
+    Attributes
+    ----------
+    values
+        What each combination says of the effect of each value, beta = values m.
+    own
+        What it says of each combination's own, w_d r_d = own m.
+    weight
+        w_d.
+    departures
+        sqrt(w_d / f) r_d, of the means.
+    """
+
+    values: Float[Tensor, "value combination"]
+    own: Float[Tensor, "combination combination"]
     weight: Float[Tensor, "combination 1"]
     departures: Float[Tensor, "combination latent"]
 
-    def at(
+    def weights(
         self, values: Float[Tensor, "kind value"], combinations: Float[Tensor, "kind combination"]
-    ) -> Float[Tensor, "kind moment"]:
-        """m(P), given what P makes of the values."""
-        return values @ self.effects + combinations @ self.own
+    ) -> Float[Tensor, "kind combination"]:
+        """Weights of the measured moments in m(P), given what P makes of the values."""
+        return values @ self.values + combinations @ self.own
 
     def coverage(self, combinations: Float[Tensor, "kind combination"]) -> Float[Tensor, "kind 1"]:
         """c(P), 0 to 1."""

@@ -24,7 +24,7 @@ from invatlas.data.covariates import Covariate, text_values
 from invatlas.data.knots import locate, read_numbers
 from invatlas.errors import CovariateError
 from invatlas.model.invae import Model
-from invatlas.model.priors import ConditionalGaussians, Prior, one_hot
+from invatlas.model.priors import Prior, one_hot
 from invatlas.model.transport import Transport
 
 REFERENCE = "reference"
@@ -126,19 +126,21 @@ class Moves:
         with its standard deviation.
     unknown
         How much of that the target of each kind may do unseen, shape (kind, 1).
+    error
+        Standard error of how far the mean of each kind moves, shape (kind, latent).
     """
 
     transport: Transport
     kind: torch.Tensor
     departures: torch.Tensor
     unknown: torch.Tensor
+    error: torch.Tensor
 
     def draw(self, generator: np.random.Generator) -> Transport:
         """The transport, its targets as far off as they may be."""
-        noise = generator.standard_normal((len(self.unknown), len(self.departures)))
-        return self.transport.shifted(
-            self.unknown * (torch.from_numpy(noise).float() @ self.departures)
-        )
+        sides = (len(self.unknown), len(self.departures)), self.error.shape
+        own, few = (torch.from_numpy(generator.standard_normal(side)).float() for side in sides)
+        return self.transport.shifted(self.unknown * (own @ self.departures) + self.error * few)
 
 
 def move_biology(model: Model, before: Values, after: Values) -> Moves:
@@ -148,10 +150,11 @@ def move_biology(model: Model, before: Values, after: Values) -> Moves:
     added = model.measured.additive(one_hot(prior.combinations, sizes))
     p, q = (_weigh_combinations(prior, side, sizes) for side in (old, new))
     unknown = 1 - added.coverage(q)
-    source = added.at(old, p)
-    target = added.at(new, q) + unknown * (p @ added.own)
-    transport = Transport.between(_gaussians(source), _gaussians(target))
-    return Moves(transport, kind, added.departures, (2 * unknown).sqrt())
+    source = added.weights(old, p)
+    target = added.weights(new, q) + unknown * (p @ added.own)
+    transport = Transport.between(model.measured.at(source), model.measured.at(target))
+    error = model.measured.error(target - source)
+    return Moves(transport, kind, added.departures, (2 * unknown).sqrt(), error)
 
 
 def move_technique(model: Model, before: Values, after: Values) -> Moves:
@@ -166,7 +169,8 @@ def move_technique(model: Model, before: Values, after: Values) -> Moves:
         weights[absent] = side[absent] @ torch.linalg.pinv(has_value)
         blends.append(given.blend(weights))
     transport = Transport.between(*blends)
-    return Moves(transport, kind, transport.source[:0], torch.zeros(len(old), 1))
+    exact = torch.zeros_like(transport.source)
+    return Moves(transport, kind, exact[:0], exact[:, :1], exact)
 
 
 def _kinds(before: Values, after: Values) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -186,11 +190,6 @@ def _weigh_combinations(prior: Prior, weights: torch.Tensor, sizes: Sequence[int
     for c, part in enumerate(weights.split(list(sizes), 1)):
         product = product * part[:, prior.combinations[:, c]]
     return product
-
-
-def _gaussians(moments: torch.Tensor) -> ConditionalGaussians:
-    mean, log_variance = moments.chunk(2, 1)
-    return ConditionalGaussians(mean, log_variance, mean.new_zeros(len(mean)))
 
 
 def _weigh(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
