@@ -1,12 +1,13 @@
 """What cells would look like, were they of another disease, donor or age.
 
     z_I, z_S ~ q(z | x)             abduction: what the cell is
-    z'_I = T(z_I)                   action: T the optimal transport p(z_I | d) -> p(z_I | d')
+    z'_I = T(z_I)                   action: T the optimal transport of z_I given d to that given d'
     x' = E[x' | x, a(z), a(z')]     prediction: the cell keeps its own residual (likelihoods.py)
 
-after Pearl (2009, Causality, section 7.1); T is that of ``invatlas.model.transport``. A technical
-change moves z_S in the same way and tells the decoder the new value; ``reference`` moves z_S to
-the average of the laboratories and tells the decoder none.
+after Pearl (2009, Causality, section 7.1). T is that of ``invatlas.model.transport``, between what
+the cells of d and of d' are (``invatlas.model.measured``). A technical change moves z_S between
+the priors of the laboratories and tells the decoder the new value; ``reference`` moves z_S to
+their average and tells the decoder none.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def counterfactual(
     This is a statement about causes only as far as z_I and z_S hold all that the changed covariate
     and the counts have in common: nothing unmeasured may decide both which cells had the new value
     and what they express, beyond the covariates of the atlas. Combinations that were never measured
-    are taken to be the sum of their parts, as the prior has it.
+    are taken to be, in the latents, the sum of what their values add.
     """
     if samples < 2:
         raise SettingsError(f"samples is {samples!r}; a deviation takes 2 or more.")
