@@ -68,6 +68,21 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, cells: Path) -> Path:
     return folder
 
 
+def test_counterfactual_equals_the_function(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    file = tmp_path / "changed.h5ad"
+    change = ("--set", "disease=disease_1", "--set", "donor=reference")
+    said = call("counterfactual", fitted, cells, *change, "-o", file, "--samples", 2)
+    assert "Wrote 300 cells x 120 genes" in said
+    written, wanted = ad.read_h5ad(file), {"disease": "disease_1", "donor": "reference"}
+    direct = ia.counterfactual(ia.load(fitted), ad.read_h5ad(cells), wanted, samples=2)
+    for layer in ("counterfactual", "counterfactual_sd"):
+        np.testing.assert_array_equal(written.layers[layer], direct.layers[layer])
+    again = ("counterfactual", fitted, cells, "-o", tmp_path / "other.h5ad")
+    assert "--set gives donor twice" in refuse(*again, "--set", "donor=a", "--set", "donor=b")
+    assert "no covariate of the atlas" in refuse(*again, "--set", "diet=rich")
+    assert not (tmp_path / "other.h5ad").exists()
+
+
 def test_fit_writes_the_six_files(fitted: Path, cells: Path) -> None:
     assert sorted(file.name for file in fitted.iterdir()) == [
         "atlas.json",

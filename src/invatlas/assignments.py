@@ -42,6 +42,16 @@ def read_given(assignments: list[str]) -> dict[str, list[str]]:
     return given
 
 
+def read_change(assignments: list[str]) -> dict[str, str]:
+    """Value each covariate is to have, by its name."""
+    change: dict[str, str] = {}
+    for name, value in _split_assignments("--set", assignments):
+        if name in change:
+            raise SettingsError(f"--set gives {name} twice; it takes one value.")
+        change[name] = value.strip()
+    return change
+
+
 def _split_assignments(flag: str, assignments: list[str]) -> Iterator[tuple[str, str]]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")

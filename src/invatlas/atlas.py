@@ -34,6 +34,7 @@ from invatlas.model.priors import CovariateTable
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration, calibrate, calibrate_on_donors
 from invatlas.training.loop import Plan, Training, plan_training, train
+from invatlas.training.posterior import measure_cells
 from invatlas.training.progress import watch
 from invatlas.training.split import Split, split_cells, split_donors
 
@@ -181,6 +182,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         start = time.perf_counter()
         model, training = job.run(split, "fit")
+        measure_cells(model, cells, split.train)
         trained = time.perf_counter()
         calibration, left_out = job.calibrate(model, training, split)
         seconds = (trained - start, time.perf_counter() - trained)

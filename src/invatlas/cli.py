@@ -1,10 +1,11 @@
 """The command line: one subcommand, one public function.
 
-    invatlas fit       fit an atlas to raw counts
-    invatlas map       bring new cells into an atlas
-    invatlas audit     say what the latents tell of each covariate
-    invatlas info      say what an atlas holds
-    invatlas simulate  write a study whose truth is known
+    invatlas fit             fit an atlas to raw counts
+    invatlas map             bring new cells into an atlas
+    invatlas counterfactual  say what cells would look like, were they others
+    invatlas audit           say what the latents tell of each covariate
+    invatlas info            say what an atlas holds
+    invatlas simulate        write a study whose truth is known
 
 Exit status: 0 done, 1 a mistake that is explained, 2 a wrong flag, 130 interrupted.
 """
@@ -18,7 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from invatlas.assignments import RUN_KEYS, choose_settings, read_assignments, read_given
+from invatlas.assignments import (
+    RUN_KEYS,
+    choose_settings,
+    read_assignments,
+    read_change,
+    read_given,
+)
 from invatlas.errors import InvatlasError, SettingsError, StorageError
 from invatlas.files import (
     read_cells,
@@ -279,6 +286,64 @@ def map_query(
         if adapt and adapted:
             save(adapted, adapt, overwrite=overwrite)
             say(f"Wrote the adapted atlas to {adapt}; {atlas} is as it was.")
+
+
+@app.command()
+def counterfactual(
+    atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")],
+    cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts and covariates.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
+    change: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            help="What a covariate is to become, as covariate=value, covariate=A+B, or "
+            "covariate=reference of a technical one; may be repeated.",
+        ),
+    ],
+    layer: Layer = None,
+    gene_column: Annotated[
+        str | None, typer.Option(help="Column of var with gene names; var_names by default.")
+    ] = None,
+    minimum_overlap: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of the reference's counts in common genes."),
+    ] = 0.5,
+    log_normalised: Annotated[
+        bool, typer.Option("--log-normalised", help="Write log(1 + counts per 10,000).")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=2, help="Draws of the latents.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict what cells would look like, had they other values of some covariates."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.counterfactual import counterfactual as predict
+
+        wanted = read_change(change)
+        if output.resolve() == cells.resolve():
+            raise SettingsError(f"{output} holds the cells themselves; give the output a new name.")
+        refuse_as_cells(output, overwrite)
+        _use_threads(threads)
+        predicted = predict(
+            load(atlas),
+            read_cells(cells),
+            wanted,
+            layer=layer,
+            gene_column=gene_column,
+            minimum_overlap=minimum_overlap,
+            log_normalised=log_normalised,
+            samples=samples,
+            seed=seed,
+        )
+        write_cells(predicted, output)
+        supported = int(predicted.obs["counterfactual_supported"].sum())
+        say(
+            f"Wrote {predicted.n_obs:,} cells x {predicted.n_vars:,} genes to {output}; the atlas "
+            f"knows {supported:,} of the cells."
+        )
 
 
 @app.command()

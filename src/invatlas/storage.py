@@ -39,7 +39,7 @@ from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration
 
 FORMAT = "invatlas atlas"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MODEL, CARD, HISTORY = "model.safetensors", "atlas.json", "history.csv"
 CALIBRATION = "calibration.safetensors"
 RECORD = (

@@ -17,6 +17,7 @@ from invatlas.model.exponential_family import ExponentialFamilyPrior
 from invatlas.model.independence import COMPARED_CELLS
 from invatlas.model.likelihoods import LIKELIHOODS, CountDistribution
 from invatlas.model.low_rank import LowRankPrior
+from invatlas.model.measured import Measured
 from invatlas.model.networks import Decoder, Encoder
 from invatlas.model.priors import (
     ConditionalGaussians,
@@ -85,6 +86,7 @@ class Model(nn.Module):
         prior = PRIORS[s.prior]
         self.prior_invariant = prior(biological, s.invariant_latents, s.interaction_rank)
         self.prior_spurious = prior(technical, s.spurious_latents, s.interaction_rank)
+        self.measured = Measured(len(biological.combinations), s.invariant_latents)
         self.decode = Decoder(
             s.invariant_latents + s.spurious_latents,
             technical.sizes if s.technical_in_decoder else [],

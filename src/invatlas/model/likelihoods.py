@@ -7,6 +7,13 @@
 Each log-probability is a dense part that needs no counts and a correction at the
 nonzeros. Poisson: sum_gene mu = l, so no dense part is left at all. Gaussian:
 (y - a)^2 = a^2 + (y^2 - 2 a y), and y = 0 wherever x = 0.
+
+Had a cell been another one, of mean mu', it would have kept what is its own. A negative binomial
+is a Poisson of mean mu g, g ~ Gamma(theta, theta), and E[g | x] = (theta + x) / (theta + mu).
+Seen as events of a Poisson process, a share mu' / mu of its counts stay where mu' < mu, and where
+mu' > mu they are joined by others (Poisson: g = 1). A Gaussian keeps its residual:
+
+    E[x' | x] = x min(1, mu' / mu) + E[g | x] max(0, mu' - mu)          y' = y + a' - a
 """
 
 from __future__ import annotations
@@ -39,6 +46,25 @@ class CountDistribution(ABC):
     def sample(self) -> Float[Tensor, "cell gene"]:
         """One draw for each cell."""
 
+    @property
+    def expected_counts(self) -> Float[Tensor, "cell gene"]:
+        """Expected counts of each cell at its own library size."""
+        return self.mean
+
+    @abstractmethod
+    def carry(
+        self, counts: Float[Tensor, "cell gene"], other: CountDistribution
+    ) -> Float[Tensor, "cell gene"]:
+        """Expected counts had cells with these counts been of ``other``, all else equal."""
+
+
+def keep_own(
+    counts: Tensor, mean: Tensor, other_mean: Tensor, frailty: Tensor | float = 1.0
+) -> Tensor:
+    """Counts thinned where the mean falls, and joined by new ones where it rises."""
+    kept = counts * (other_mean / mean).clamp_max(1.0)
+    return kept + frailty * (other_mean - mean).clamp_min(0.0)
+
 
 @dataclass(frozen=True)
 class NegativeBinomial(CountDistribution):
@@ -58,6 +84,10 @@ class NegativeBinomial(CountDistribution):
     def sample(self) -> Float[Tensor, "cell gene"]:  # noqa: D102
         theta = self.log_theta.exp().expand_as(self.logits)
         return torch.poisson(torch.distributions.Gamma(theta, theta / self.mean).sample())
+
+    def carry(self, counts: Tensor, other: CountDistribution) -> Tensor:  # noqa: D102
+        theta, mean = self.log_theta.exp(), self.mean
+        return keep_own(counts, mean, other.mean, (theta + counts) / (theta + mean))
 
 
 @dataclass(frozen=True)
@@ -80,6 +110,9 @@ class Poisson(CountDistribution):
 
     def sample(self) -> Float[Tensor, "cell gene"]:  # noqa: D102
         return torch.poisson(self.mean)
+
+    def carry(self, counts: Tensor, other: CountDistribution) -> Tensor:  # noqa: D102
+        return keep_own(counts, self.mean, other.mean)
 
 
 @dataclass(frozen=True)
@@ -106,6 +139,18 @@ class Gaussian(CountDistribution):
 
     def sample(self) -> Float[Tensor, "cell gene"]:  # noqa: D102
         return torch.normal(self.logits, self.log_sigma.exp().expand_as(self.logits))
+
+    @property
+    def expected_counts(self) -> Float[Tensor, "cell gene"]:  # noqa: D102
+        return self._as_counts(self.logits)
+
+    def carry(self, counts: Tensor, other: CountDistribution) -> Tensor:  # noqa: D102
+        scale = self.median_library_size / self.library_size[:, None]
+        return self._as_counts(torch.log1p(scale * counts) + other.mean - self.mean)
+
+    def _as_counts(self, y: Tensor) -> Tensor:
+        scale = self.median_library_size / self.library_size[:, None]
+        return torch.expm1(y.clamp_min(0.0)) / scale
 
 
 class Likelihood(nn.Module, ABC):

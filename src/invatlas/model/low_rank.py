@@ -61,6 +61,16 @@ class LowRankGaussians(ConditionalGaussians):
         shared = torch.randn(len(combination), self.loadings.shape[2], 1, dtype=own.dtype)
         return own + (self.loadings[combination] @ shared)[:, :, 0]
 
+    def covariance(self) -> Float[Tensor, "combination latent latent"]:
+        """Covariance of z given each combination."""
+        return super().covariance() + self.loadings @ self.loadings.mT
+
+    def blend(self, weights: Float[Tensor, "blend combination"]) -> ConditionalGaussians:
+        """Gaussians between these or beyond; the loadings are weighted sums too."""
+        given = super().blend(weights)
+        loadings = torch.einsum("bd,dnr->bnr", weights, self.loadings)
+        return LowRankGaussians(given.mean, given.log_variance, given.log_weight, loadings)
+
 
 def _whiten(precision: Tensor, loadings: Tensor) -> tuple[Tensor, Tensor]:
     """A and log|C|, for D^-1 (..., latent) and W (..., latent, rank)."""

@@ -106,6 +106,15 @@ class ConditionalGaussians:
         """One draw of z for each wanted combination."""
         return DiagonalGaussian(self.mean[combination], self.log_variance[combination]).sample()
 
+    def covariance(self) -> Float[Tensor, "combination latent latent"]:
+        """Covariance of z given each combination."""
+        return torch.diag_embed(self.log_variance.exp())
+
+    def blend(self, weights: Float[Tensor, "blend combination"]) -> ConditionalGaussians:
+        """Gaussians between these or beyond: means and log-variances are weighted sums."""
+        log_weight = weights.new_zeros(len(weights))
+        return ConditionalGaussians(weights @ self.mean, weights @ self.log_variance, log_weight)
+
 
 def summed_out(
     log_terms: Float[Tensor, "cell combination"], allowed: Bool[Tensor, "cell combination"]

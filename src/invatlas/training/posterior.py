@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from invatlas.data.counts import CountSource
-from invatlas.data.minibatch import gather_counts
+from invatlas.data.minibatch import Cells, gather_counts
 from invatlas.model.calls import call_log_probabilities, collapse
 from invatlas.model.invae import Model
 from invatlas.model.priors import DiagonalGaussian, Prior
@@ -51,6 +51,20 @@ def encode_cells(
         torch.cat([piece.mean for piece in pieces]),
         torch.cat([piece.log_variance for piece in pieces]),
     )
+
+
+@torch.inference_mode()
+def measure_cells(model: Model, cells: Cells, rows: np.ndarray) -> None:
+    """Tell a model what the cells of each combination of biological values are."""
+    prior, places = model.prior_invariant, []
+    for start in range(0, len(rows), CHUNK):
+        codes = torch.from_numpy(cells.biological[rows[start : start + CHUNK]])
+        met = (prior.combinations == codes[:, None]).all(2)
+        places.append(torch.where(met.any(1), met.int().argmax(1), -1))
+    place = torch.cat(places)
+    known = place >= 0
+    q = encode_cells(model, cells.source, "invariant", rows[known.numpy()])
+    model.measured.count(q, place[known])
 
 
 @torch.inference_mode()

@@ -1,0 +1,252 @@
+"""What cells are and what they are to become, as weights on the values an atlas knows.
+
+    category v          1 on v
+    number              linear in the two knots beside it
+    "A+B"               1 on A and on B, -1 on the value the cell has now
+    "reference"         the share of cells each technical value had
+
+The weight of a combination d is prod_c w_c[d_c]. What a cell is, and what it is to become, are the
+sums of means and log-variances over combinations with these weights. Where a prior speaks of the
+combinations of the reference alone and the wanted one is not among them, they are weighed such
+that every value has its weight, with the least sum of squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from invatlas.data.covariates import Covariate, text_values
+from invatlas.data.knots import locate, read_numbers
+from invatlas.errors import CovariateError
+from invatlas.model.invae import Model
+from invatlas.model.priors import Prior, one_hot
+from invatlas.model.transport import Transport
+
+REFERENCE = "reference"
+TOGETHER = "+"
+TOLERANCE = 1e-4  # of a sum of weights that is 1 where all combinations are there
+
+Change = Mapping[str, str | float]
+
+
+@dataclass(frozen=True)
+class Values:
+    """Weights of the values of each covariate, and whether the atlas knows what a cell is.
+
+    ``weights`` has one array (cell, value) for each covariate.
+    """
+
+    weights: tuple[np.ndarray, ...]
+    known: np.ndarray
+
+
+def read_values(
+    covariates: Sequence[Covariate], obs: pd.DataFrame, called: pd.DataFrame | None = None
+) -> Values:
+    """Values of cells from obs; those missing there as they were called, where they were.
+
+    A cell whose value the atlas does not know takes the call too, but does not count as known.
+    """
+    weights, known = [], np.ones(len(obs), dtype=bool)
+    for covariate in covariates:
+        own = _weigh(covariate, obs)
+        if called is not None:
+            column = called[f"predicted_{covariate.name}"].set_axis(obs.index)
+            missing = own.sum(1) == 0
+            guess = _weigh(covariate, pd.DataFrame({covariate.name: column}))
+            own = np.where(missing[:, None], guess, own)
+        known &= (own.sum(1) > 0) & ~_strange(covariate, obs)
+        weights.append(own)
+    return Values(tuple(weights), known)
+
+
+def apply_change(
+    covariates: Sequence[Covariate],
+    values: Values,
+    change: Change,
+    laboratories: Prior | None = None,
+) -> Values:
+    """Values of the same cells after a change.
+
+    ``laboratories`` is the prior of technical covariates, of which ``reference`` may be asked for.
+
+    Raises
+    ------
+    CovariateError
+        If a value is not one the atlas can be asked for.
+    """
+    weights = list(values.weights)
+    for c, covariate in enumerate(covariates):
+        if covariate.name not in change:
+            continue
+        wanted = str(change[covariate.name]).strip()
+        if wanted in covariate.categories and not covariate.knots:
+            row = np.eye(len(covariate.categories))[covariate.categories.index(wanted)]
+        elif covariate.knots:
+            row = _between_knots(np.array([_read_number(covariate, wanted)]), covariate)[0]
+        elif wanted == REFERENCE and laboratories is not None:
+            codes = laboratories.combinations[:, c].numpy()
+            row = np.bincount(codes, laboratories.weights.numpy(), len(covariate.categories))
+            row = row / row.sum()
+        else:
+            weights[c] = _add_up(covariate, wanted, weights[c], laboratories is not None)
+            continue
+        weights[c] = np.tile(row, (len(values.known), 1))
+    return Values(tuple(weights), values.known)
+
+
+def technical_codes(
+    covariates: Sequence[Covariate], codes: np.ndarray, change: Change
+) -> np.ndarray:
+    """Codes (cell, covariate) the decoder is told after a change: none where it is a mixture."""
+    told = codes.copy()
+    for c, covariate in enumerate(covariates):
+        if covariate.name in change:
+            told[:, c] = covariate.encode(pd.DataFrame({covariate.name: [change[covariate.name]]}))
+    return told
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Where the latents of cells go.
+
+    Attributes
+    ----------
+    transport
+        Of each kind of cell.
+    kind
+        Kind of each cell, shape (cell,); -1 where nothing changes or the cell is not known.
+    departures
+        Directions (direction, latent) in which combinations leave the sum of their values, each
+        with its standard deviation.
+    unknown
+        How much of that the target of each kind may do unseen, shape (kind, 1).
+    error
+        Standard error of how far the mean of each kind moves, shape (kind, latent).
+    """
+
+    transport: Transport
+    kind: torch.Tensor
+    departures: torch.Tensor
+    unknown: torch.Tensor
+    error: torch.Tensor
+
+    def draw(self, generator: np.random.Generator) -> Transport:
+        """The transport, its targets as far off as they may be."""
+        sides = (len(self.unknown), len(self.departures)), self.error.shape
+        own, few = (torch.from_numpy(generator.standard_normal(side)).float() for side in sides)
+        return self.transport.shifted(self.unknown * (own @ self.departures) + self.error * few)
+
+
+def move_biology(model: Model, before: Values, after: Values) -> Moves:
+    """Moves of z_I, between what the cells of the reference are (model/measured.py)."""
+    old, new, kind = _kinds(before, after)
+    prior, sizes = model.prior_invariant, [part.shape[1] for part in before.weights]
+    added = model.measured.additive(one_hot(prior.combinations, sizes))
+    p, q = (_weigh_combinations(prior, side, sizes) for side in (old, new))
+    unknown = 1 - added.coverage(q)
+    source = added.weights(old, p)
+    target = added.weights(new, q) + unknown * (p @ added.own)
+    transport = Transport.between(model.measured.at(source), model.measured.at(target))
+    error = model.measured.error(target - source)
+    return Moves(transport, kind, added.departures, (2 * unknown).sqrt(), error)
+
+
+def move_technique(model: Model, before: Values, after: Values) -> Moves:
+    """Moves of z_S, between the priors of technical values."""
+    old, new, kind = _kinds(before, after)
+    prior, sizes = model.prior_spurious, [part.shape[1] for part in before.weights]
+    given, has_value = prior(), one_hot(prior.combinations, sizes)
+    blends = []
+    for side in (old, new):
+        weights = _weigh_combinations(prior, side, sizes)
+        absent = (weights.sum(1) - 1).abs() > TOLERANCE
+        weights[absent] = side[absent] @ torch.linalg.pinv(has_value)
+        blends.append(given.blend(weights))
+    transport = Transport.between(*blends)
+    exact = torch.zeros_like(transport.source)
+    return Moves(transport, kind, exact[:0], exact[:, :1], exact)
+
+
+def _kinds(before: Values, after: Values) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights of the values (kind, value) before and after, and the kind of each cell."""
+    both = np.concatenate([*before.weights, *after.weights], axis=1)
+    kinds, kind = np.unique(both, axis=0, return_inverse=True)
+    old, new = np.split(kinds, 2, axis=1)
+    complete = np.all([part.sum(1) > 0 for part in before.weights], axis=0)
+    moves = (old != new).any(1)[kind.ravel()] & complete
+    kind = np.where(moves, kind.ravel(), -1)
+    return torch.from_numpy(old).float(), torch.from_numpy(new).float(), torch.from_numpy(kind)
+
+
+def _weigh_combinations(prior: Prior, weights: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """Weights of the combinations (kind, combination): products over the covariates."""
+    product = weights.new_ones(len(weights), len(prior.combinations))
+    for c, part in enumerate(weights.split(list(sizes), 1)):
+        product = product * part[:, prior.combinations[:, c]]
+    return product
+
+
+def _weigh(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
+    """Weights (cell, value) of a column; all 0 where the value is missing or unknown."""
+    if covariate.name not in obs.columns:
+        return np.zeros((len(obs), len(covariate.categories)))
+    if covariate.knots:
+        return _between_knots(read_numbers(text_values(obs, covariate.name)), covariate)
+    codes = covariate.encode(obs)
+    return np.asarray(np.eye(len(covariate.categories))[codes] * (codes >= 0)[:, None])
+
+
+def _between_knots(numbers: np.ndarray, covariate: Covariate) -> np.ndarray:
+    """Weights (number, knot) whose sum over the knots interpolates linearly; 0 where missing."""
+    distance = np.abs(locate(numbers, covariate.knots)[:, None] - np.arange(len(covariate.knots)))
+    return np.asarray(np.nan_to_num(np.clip(1 - distance, 0, None)))
+
+
+def _beyond(covariate: Covariate, numbers: np.ndarray) -> np.ndarray:
+    return np.asarray((numbers < covariate.knots[0]) | (numbers > covariate.knots[-1]))
+
+
+def _strange(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
+    """Which cells have a value of a column that the atlas never met."""
+    if covariate.name not in obs.columns:
+        return np.zeros(len(obs), dtype=bool)
+    values = text_values(obs, covariate.name)
+    if covariate.knots:
+        return _beyond(covariate, read_numbers(values))
+    met = [*covariate.categories, *(group for group, _ in covariate.groups)]
+    return np.asarray(values.notna() & ~values.isin(met))
+
+
+def _read_number(covariate: Covariate, wanted: str) -> np.ndarray:
+    low, high = covariate.knots[0], covariate.knots[-1]
+    number = read_numbers(pd.Series([wanted]))
+    if np.isnan(number).any() or _beyond(covariate, number).any():
+        raise CovariateError(
+            f"{covariate.name} is to become {wanted!r}; the atlas knows numbers from {low:g} to "
+            f"{high:g}."
+        )
+    return number
+
+
+def _add_up(covariate: Covariate, wanted: str, now: np.ndarray, technical: bool) -> np.ndarray:
+    """Weights of "A+B": the effects of its parts on what each cell is now, added."""
+    parts = [part.strip() for part in wanted.split(TOGETHER)]
+    if len(parts) < 2 or not set(parts) <= set(covariate.categories):
+        also = f", or {REFERENCE!r}" if technical else ""
+        raise CovariateError(
+            f"{covariate.name} is to become {wanted!r}; the atlas knows "
+            f"{', '.join(covariate.categories[:20])}{also}. Several of these are written A+B."
+        )
+    codes = [covariate.categories.index(part) for part in parts]
+    if (now[:, codes] > 0).any():
+        raise CovariateError(
+            f"{covariate.name} is to become {wanted!r}, and some cells have one of these already; "
+            "effects are added to what a cell is, so hand over control cells alone."
+        )
+    return np.asarray(np.eye(now.shape[1])[codes].sum(0) - (len(parts) - 1) * now)
