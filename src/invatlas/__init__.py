@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from invatlas.storage import load, save
     from invatlas.tasks.adapt import adapt, undo_adaptation
     from invatlas.tasks.annotate import Calling, annotate, prediction_sets
+    from invatlas.tasks.design import design
     from invatlas.tasks.embed import embed
     from invatlas.tasks.map import map_cells
     from invatlas.tasks.novel_states import novel_states
@@ -39,6 +40,7 @@ _PLACES = {
     "adapt": "tasks.adapt",
     "annotate": "tasks.annotate",
     "confounding": "data.confounding",
+    "design": "tasks.design",
     "embed": "tasks.embed",
     "fit": "atlas",
     "fit_seeds": "evaluate.consensus",
@@ -65,6 +67,7 @@ __all__ = [
     "adapt",
     "annotate",
     "confounding",
+    "design",
     "embed",
     "evaluate",
     "fit",
