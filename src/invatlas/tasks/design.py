@@ -1,14 +1,14 @@
-"""The next experiment: which combinations of values would tell most, measured together.
+"""The next experiment: which combinations would tell most of all of them, measured together.
 
-    I(y_s; m | measured) = 1/2 sum_k log(1 + v_kss / r_s)       in nats, k runs over the latents
-    v_k <- v_k - v_ks v_ks^T / (v_kss + r_s)                    once s is chosen
+    I(y_s; y_d) = -1/2 sum_k log(1 - v_ksd^2 / ((v_kss + r_s) (v_kdd + r_d)))      k: latents
+    s           = argmax mean_d I(y_s; y_d)                          in nats, d: every candidate
+    v_k        <- v_k - v_ks v_ks^T / (v_kss + r_s)                  once s is chosen
 
-v_k is the covariance of the means of the candidates given what was measured (effects.py), v_ks its
-column and r_s the noise of the mean that would be measured. This is the expected information of
-Lindley 1956 (Annals of Mathematical Statistics 27) in a linear model, where it depends on no
-outcome: a D-optimal design (Chaloner and Verdinelli 1995, Statistical Science 10). It is
-submodular, so that choosing one after the other loses at most 1/e of the best batch (Nemhauser,
-Wolsey and Fisher 1978, Mathematical Programming 14).
+v_k is the covariance of the means of the candidates given what was measured (effects.py), r the
+noise of the mean of so many cells. I is what measuring s tells of a later measurement of d: the
+expected rise of its log-likelihood (expected predictive information gain, Bickford Smith et al.
+2023, AISTATS; after Lindley 1956, Annals of Mathematical Statistics 27). In a linear model it
+depends on no outcome, so that a batch can be planned one by one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from invatlas.data.covariates import Covariate, text_values
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.tasks.effects import Measured, Weights, fit_effects, predict
 from invatlas.tasks.embed import embed
+from invatlas.tasks.samples import name_donor
 
 MOST_CANDIDATES = 2000
 LEAST_NOISE = 1e-6
@@ -70,8 +71,9 @@ def design(
     DataFrame
         The chosen combinations, in order: ``rank``, the covariates, ``cells``, ``donors``,
         ``uncertainty`` (of the mean before anything is added: root mean square over latents, in
-        standard deviations within combinations), ``alone`` (information in nats, measured alone),
-        ``information`` (given those chosen before it) and ``total`` (of the batch so far).
+        standard deviations within combinations), ``alone`` (what it tells of a later measurement of
+        a candidate if it is measured alone, in nats, the mean over candidates), ``information``
+        (given those chosen before it) and ``total`` (of the batch so far).
 
     Raises
     ------
@@ -102,7 +104,7 @@ def design(
     variance = left.diagonal(axis1=1, axis2=2).clip(0)
     found = table.iloc[chosen].assign(
         uncertainty=np.sqrt(variance.mean(0))[chosen],
-        alone=0.5 * np.log1p(variance / noise).sum(0)[chosen],
+        alone=inform(left, noise)[chosen],
         information=gains,
         total=gains.cumsum(),
     )
@@ -118,14 +120,22 @@ def choose(left: np.ndarray, noise: np.ndarray, budget: int) -> tuple[np.ndarray
     left, chosen = left.copy(), np.zeros(budget, dtype=np.int64)
     gains, free = np.zeros(budget), np.ones(len(noise), dtype=bool)
     for step in range(budget):
-        variance = left.diagonal(axis1=1, axis2=2).clip(0)
-        gain = np.where(free, 0.5 * np.log1p(variance / noise).sum(0), -np.inf)
+        gain = np.where(free, inform(left, noise), -np.inf)
         s = int(gain.argmax())
         chosen[step], gains[step], free[s] = s, gain[s], False
         column = left[:, :, s]
         share = column / (column[:, s] + noise[s])[:, None]
         left -= column[:, :, None] * share[:, None, :]
     return chosen, gains
+
+
+def inform(left: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """What each candidate tells of a later measurement of any, in nats, (candidate,)."""
+    told = np.zeros(len(noise))
+    for v in left:
+        spread = v.diagonal().clip(0) + noise
+        told -= 0.5 * np.log1p(-(v**2) / (spread[:, None] * spread)).mean(0)
+    return told
 
 
 def list_unmeasured(atlas: Atlas) -> pd.DataFrame:
@@ -172,10 +182,7 @@ def measure_cells(
     gene_column: str | None = None,
 ) -> Measured:
     """What cells say of their combinations, with donors as replicates."""
-    if donor is None:
-        if not atlas.schema.technical:
-            raise SettingsError("The atlas has no technical covariate; name the column of donors.")
-        donor = max(atlas.schema.technical, key=lambda c: len(c.categories)).name
+    donor = donor or name_donor(atlas)
     columns = [c.name for c in atlas.schema.biological]
     labels = pd.DataFrame({name: text_values(reference.obs, name) for name in [*columns, donor]})
     codes, _ = atlas.schema.encode(reference.obs)
