@@ -4,6 +4,10 @@
     invatlas map       bring new cells into an atlas
     invatlas audit     say what the latents tell of each covariate
     invatlas info      say what an atlas holds
+    invatlas explain   say which genes latents and shifts move
+    invatlas donors    compare donors: who stands out, which strata there are
+    invatlas abundance compare densities of cells between two conditions
+    invatlas design    rank the next combinations to measure
     invatlas simulate  write a study whose truth is known
 
 Exit status: 0 done, 1 a mistake that is explained, 2 a wrong flag, 130 interrupted.
@@ -30,6 +34,7 @@ from invatlas.files import (
     write_text,
 )
 from invatlas.interruption import STATUS, Interruption, interruptible
+from invatlas.questions import COMMANDS, Layer, Overwrite
 from invatlas.settings import PRIOR_NAMES, Settings, read_toml
 from invatlas.terminal import (
     explained,
@@ -56,8 +61,6 @@ app = typer.Typer(
 )
 DEFAULTS = Settings()
 
-Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts; X by default.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of torch; half of the cores by default.")
 ]
@@ -344,6 +347,10 @@ def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> 
             ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
         ]
         show_rows(rows)
+
+
+for command in COMMANDS:
+    app.command()(command)
 
 
 @app.command()

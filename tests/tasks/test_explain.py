@@ -91,7 +91,7 @@ def test_the_shift_of_a_cell_type_is_the_difference_of_two_decoded_means(atlas: 
     with torch.no_grad():
         ends = express_latents(atlas)(prior().mean[[codes.index([1, 0]), codes.index([1, 1])]])
     found = ia.explain(atlas).shifts["disease: disease_1 against healthy in type_2"]
-    np.testing.assert_allclose(found, (ends[0] - ends[1]).numpy(), atol=5e-3)
+    np.testing.assert_allclose(found, (ends[0] - ends[1]).numpy(), atol=1e-6)
 
 
 def test_questions_without_an_answer_are_refused(atlas: ia.Atlas, tmp_path: Path) -> None:

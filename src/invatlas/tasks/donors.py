@@ -9,7 +9,8 @@ all cell types together are the mean of the D^2 that two samples have. o beyond 
 (Iglewicz and Hoaglin 1993, How to detect and handle outliers). Uncertainty is over cells: each
 sample's cells of each type are drawn anew with replacement, and 1/n is then subtracted twice.
 Samples of one condition fall into strata by average linkage, as many (2 to 4) as have the best
-silhouette (Rousseeuw 1987), in one where none reaches 0.25.
+silhouette (Rousseeuw 1987), in one where none reaches 0.25 or drawn cells agree in less than 0.8
+of the pairs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from invatlas.tasks.samples import Samples, gather_samples
 OUTLYING = 3.5
 FEWEST_COMPARED = 4
 LEAST_SILHOUETTE = 0.25
+LEAST_STABILITY = 0.8
 MOST_STRATA = 4
 LEAST_SPREAD = 0.05  # of a, in standard deviations within samples
 TOGETHER = "all"
@@ -76,6 +78,11 @@ def donors(
     gene_column: str | None = None,
 ) -> Donors:
     """Compare donors by where their cells of each type lie in z_I.
+
+    **Where donors are a technical covariate, compare cells kept from the fit.** z_I is trained not
+    to tell donors of one biology apart, and in the very cells of the fit it hardly does: all
+    distances may come out as 0. Donors that the atlas never met, or that were fitted without the
+    donor among the technical covariates, show their differences.
 
     Parameters
     ----------
@@ -230,8 +237,9 @@ def _stratify(table: pd.DataFrame, squares: np.ndarray) -> pd.DataFrame:
         drawn = [_cut(one, best) for one in inside[1:]]
         agree = np.mean([(cut[:, None] == cut) == alike for cut in drawn], axis=0)
         np.fill_diagonal(agree, np.nan)
-        found.loc[members, "stratum"] = cuts[best]
         found.loc[members, "stability"] = np.nanmean(agree, axis=1)
+        if np.nanmean(agree) >= LEAST_STABILITY:
+            found.loc[members, "stratum"] = cuts[best]
     return found
 
 

@@ -227,10 +227,9 @@ def _follow_shifts(
         given = prior()
     codes = prior.combinations.cpu().numpy()
     place = {tuple(row): k for k, row in enumerate(codes.tolist())}
-    moved = atlas.schema.biological[column]
-    other = next(
-        (k for k, c in enumerate(atlas.schema.biological) if k != column and not c.knots), None
-    )
+    biological = atlas.schema.biological
+    moved = biological[column]
+    others = [k for k, c in enumerate(biological) if k != column and not c.knots]
     shifts, carriers = {}, {}
     for value, name in enumerate(moved.categories):
         ends = [(k, place.get((*row[:column], base, *row[column + 1 :])))
@@ -241,6 +240,8 @@ def _follow_shifts(
         to, start = (list(side) for side in zip(*ends, strict=True))
         weight = (given.log_weight[to].exp() + given.log_weight[start].exp()).numpy()
         by_latent = integrate(express, given.mean[start], given.mean[to]).numpy()
+        with torch.no_grad():
+            change = (express(given.mean[to]) - express(given.mean[start])).numpy()
         title = f"{moved.name}: {name} against {moved.categories[base]}"
         groups = {title: np.ones(len(to), dtype=bool)}
         for other in others[:1]:
@@ -248,9 +249,10 @@ def _follow_shifts(
                 groups[f"{title} in {of}"] = codes[to, other] == k
         for label, rows in groups.items():
             if rows.any():
-                mean = np.average(by_latent[rows], axis=0, weights=weight[rows])
-                size = np.sqrt((mean**2).mean(0))
-                shifts[label], carriers[label] = mean.sum(1), size / max(size.sum(), 1e-12)
+                shifts[label] = np.average(change[rows], axis=0, weights=weight[rows])
+                carried = np.average(by_latent[rows], axis=0, weights=weight[rows])
+                size = np.sqrt((carried**2).mean(0))
+                carriers[label] = size / max(size.sum(), 1e-12)
     return pd.DataFrame(shifts), pd.DataFrame(carriers)
 
 
