@@ -1,12 +1,14 @@
 """The next experiment, judged in retrospect: what each choice of combinations would have told.
 
 Simulated studies of ten cell types and six diseases. Each disease but the healthy state keeps a
-random number of its cell types; the others are withheld from the fit and are the candidates. A
-chosen candidate is then measured: z_I of its cells from three donors of five is added. The means
-of *all* candidates are predicted before and after and compared with the cells of the other two
-donors: log-likelihood and root mean square error, in standard deviations within combinations. The
-networks stay as they were fitted. Largest uncertainty takes the candidates in the order of their
-uncertainty before anything is added, ties broken at random.
+random number of its cell types; the others are withheld from the fit and are the candidates. With
+``--groups`` donors come from two groups besides, which differ in nothing (nobody knows that
+beforehand): three in four of the combinations that are left are measured in group A only, so that
+many candidates would tell little. A chosen candidate is then measured: z_I of its cells from half
+of the donors is added. The means of *all* candidates are predicted before and after and compared
+with the cells of the other donors: log-likelihood and root mean square error, in standard
+deviations within combinations. The networks stay as they were fitted. Largest uncertainty takes
+the candidates in the order of their uncertainty before anything is added, ties broken at random.
 """
 
 from __future__ import annotations
@@ -25,9 +27,7 @@ import invatlas as ia
 from invatlas.tasks.design import measure_cells, weigh
 from invatlas.tasks.effects import Effects, Measured, Weights, fit_effects, predict
 
-COLUMNS = ["cell_type", "disease"]
 STRATEGIES = ("design", "largest uncertainty", "random")
-FEWEST = 5
 
 
 @dataclass(frozen=True)
@@ -58,41 +58,48 @@ class Retrospect:
         return float(nats), float(np.sqrt((miss**2).mean()))
 
 
-def withhold(study: AnnData, generator: np.random.Generator) -> np.ndarray:
+def withhold(study: AnnData, groups: bool, generator: np.random.Generator) -> np.ndarray:
     """Which cells are of combinations that nobody measured."""
     hidden = np.zeros(study.n_obs, dtype=bool)
     types = study.obs["cell_type"].cat.categories
     for disease in study.obs["disease"].cat.categories[1:]:
+        ill = (study.obs["disease"] == disease).to_numpy()
         away = generator.permutation(types)[: generator.integers(2, len(types))]
-        hidden |= ((study.obs["disease"] == disease) & study.obs["cell_type"].isin(away)).to_numpy()
+        hidden |= ill & study.obs["cell_type"].isin(away).to_numpy()
+        if groups:
+            away = types[generator.random(len(types)) < 0.75]
+            in_b = (study.obs["group"] == "B").to_numpy()
+            hidden |= ill & in_b & study.obs["cell_type"].isin(away).to_numpy()
     return hidden
 
 
-def look_back(seed: int, epochs: int | None) -> tuple[Retrospect, pd.DataFrame]:
+def look_back(seed: int, epochs: int | None, groups: bool) -> tuple[Retrospect, pd.DataFrame]:
     """Fit to what is not withheld and lay out the candidates and the order of the design."""
+    donors = 8 if groups else 5  # of each disease
     study = ia.simulate(
-        cells=3000, genes=200, cell_types=10, diseases=6, donors=30, batches=3,
-        truth=False,
-        disease_effect=2.0, library_size=2000.0, seed=seed,
+        cells=3000, genes=200, cell_types=10, diseases=6, donors=6 * donors, batches=3,
+        truth=False, disease_effect=2.0, library_size=2000.0, seed=seed,
     )  # fmt: skip
-    hidden = withhold(study, np.random.default_rng(seed))
+    rank = study.obs["donor"].cat.codes.to_numpy() // 6  # the k-th donor of its disease
+    study.obs["group"] = pd.Categorical(np.where(rank % 2, "B", "A"))
+    columns = ["cell_type", "disease", *(["group"] if groups else [])]
+    hidden = withhold(study, groups, np.random.default_rng(seed))
     settings = ia.Settings(
         genes=0, spared_donors=0.0, hidden=64, epochs=epochs, invariant_latents=10, seed=seed
     )
-    atlas = ia.fit(study[~hidden].copy(), COLUMNS, ["donor", "batch"], settings=settings)
+    atlas = ia.fit(study[~hidden].copy(), columns, ["donor", "batch"], settings=settings)
     before = measure_cells(atlas, study[~hidden].copy(), "donor")
     z = ia.embed(atlas, study).astype(float)
-    own = study.obs.groupby([*COLUMNS, "donor"], observed=True).ngroup().to_numpy()[~hidden]
+    own = study.obs.groupby([*columns, "donor"], observed=True).ngroup().to_numpy()[~hidden]
     scale = np.sqrt(pd.DataFrame(z[~hidden]).groupby(own).var(ddof=1).mean().to_numpy())
-    rank = study.obs["donor"].cat.codes.to_numpy() // 6  # the k-th donor of its disease
     halves = []
-    for rows in (hidden & (rank < 3), hidden & (rank >= 3)):
+    for rows in (hidden & (rank < (donors + 1) // 2), hidden & (rank >= (donors + 1) // 2)):
         cells = pd.DataFrame(z[rows] / scale).join(
-            study.obs.loc[rows, [*COLUMNS, "donor"]].reset_index(drop=True)
+            study.obs.loc[rows, [*columns, "donor"]].reset_index(drop=True)
         )
-        donors = cells.groupby([*COLUMNS, "donor"], observed=True)
-        mean, size = donors.mean(), donors.size()
-        both = [0, 1]
+        by_donor = cells.groupby([*columns, "donor"], observed=True)
+        mean, size = by_donor.mean(), by_donor.size()
+        both = list(range(len(columns)))
         halves.append(
             pd.DataFrame(mean.groupby(level=both, observed=True).mean()).assign(
                 cells=size.groupby(level=both, observed=True).median().round().astype(int),
@@ -102,7 +109,7 @@ def look_back(seed: int, epochs: int | None) -> tuple[Retrospect, pd.DataFrame]:
         )
     common = halves[0].index.intersection(halves[1].index)
     answers, truth = (half.loc[common] for half in halves)
-    candidates = answers.reset_index()[[*COLUMNS, "cells", "donors"]]
+    candidates = answers.reset_index()[[*columns, "cells", "donors"]]
     latents = list(range(z.shape[1]))
     retrospect = Retrospect(
         fit_effects(before),
@@ -116,8 +123,8 @@ def look_back(seed: int, epochs: int | None) -> tuple[Retrospect, pd.DataFrame]:
     planned = ia.design(
         atlas, candidates, budget=len(candidates), reference=study[~hidden].copy(), donor="donor"
     )
-    place = pd.MultiIndex.from_frame(candidates[COLUMNS])
-    order = place.get_indexer(pd.MultiIndex.from_frame(planned[COLUMNS]))
+    place = pd.MultiIndex.from_frame(candidates[columns])
+    order = place.get_indexer(pd.MultiIndex.from_frame(planned[columns]))
     return retrospect, planned.assign(position=order)
 
 
@@ -142,8 +149,8 @@ def replay(
             for budget in budgets:
                 nats, error = retrospect.score(order[:budget])
                 rows.append((seed, strategy, draw, budget, nats, error))
-    columns = ["study", "strategy", "draw", "budget", "nats", "error"]
-    return pd.DataFrame(rows, columns=columns)
+    names = ["study", "strategy", "draw", "budget", "nats", "error"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def draw_figure(table: pd.DataFrame, place: Path) -> None:
@@ -174,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--groups", action="store_true")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
@@ -181,7 +189,7 @@ def main() -> None:
     budgets, tables = [0, 1, 2, 3, 4, 6, 8, 10, 12, 15], []
     for seed in args.seeds:
         start = time.perf_counter()
-        retrospect, planned = look_back(seed, args.epochs)
+        retrospect, planned = look_back(seed, args.epochs, args.groups)
         tables.append(replay(retrospect, planned, budgets, args.draws, seed))
         t = ", ".join(f"{v:.3g}" for v in retrospect.effects.variances.mean(0))
         say(
@@ -199,9 +207,10 @@ def main() -> None:
         say(f"\n{column}\n{means[list(STRATEGIES)].round(3).to_string()}")
         designed = by_study.loc["design", column]
         for other in STRATEGIES[1:]:
-            ahead = (designed - by_study.loc[other, column]).unstack() * (
-                1 if column == "gained" else -1
-            )
+            sign = 1 if column == "gained" else -1
+            ahead = sign * (designed - by_study.loc[other, column]).unstack()
+            whole = ahead.loc[budgets[1:]].mean()
+            say(f"ahead by {whole.mean():.3f} +- {whole.sem():.3f} over budgets, of {other}")
             wins = {budget: int((ahead.loc[budget] > 0).sum()) for budget in budgets[1:]}
             say(f"design ahead of {other} in studies, by budget: {wins}")
     if args.figure:
