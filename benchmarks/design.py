@@ -171,7 +171,7 @@ def draw_figure(table: pd.DataFrame, place: Path) -> None:
             axis.plot(curve.index, curve["mean"], line, label=strategy)
             low, high = curve["mean"] - curve["sem"], curve["mean"] + curve["sem"]
             axis.fill_between(curve.index, low, high, alpha=0.15, linewidth=0)
-        axis.set(xlabel="Combinations measured", ylabel=label)
+        axis.set(xlabel="Combinations measured", ylabel=label, xticks=range(0, 16, 5))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
     figure.savefig(place, dpi=150)

@@ -72,7 +72,7 @@ def test_gene_sets_are_scored_as_by_a_regression_on_membership() -> None:
 
 
 def test_an_atlas_is_explained(atlas: ia.Atlas, sets: Path) -> None:
-    found = ia.explain(atlas, gene_sets=sets)
+    found = ia.explain(atlas, gene_sets=str(sets))
     assert list(found.latents.columns) == [f"z_I {k}" for k in range(1, 6)]
     assert list(found.latents.index) == list(atlas.genes)
     title = "disease: disease_1 against healthy"

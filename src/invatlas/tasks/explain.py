@@ -68,7 +68,7 @@ def explain(
     *,
     covariate: str | None = None,
     against: str | None = None,
-    gene_sets: Path | Mapping[str, Sequence[str]] | None = None,
+    gene_sets: str | Path | Mapping[str, Sequence[str]] | None = None,
 ) -> Explained:
     """Say which genes each latent of z_I and each shift of its prior moves.
 
@@ -104,7 +104,9 @@ def explain(
     column = [c.name for c in atlas.schema.biological].index(covariate or names[-1])
     moved = atlas.schema.biological[column]
     base = _choose_base(moved, against)
-    sets = read_gene_sets(gene_sets) if isinstance(gene_sets, Path) else dict(gene_sets or {})
+    if isinstance(gene_sets, str | Path):
+        gene_sets = read_gene_sets(Path(gene_sets))
+    sets = dict(gene_sets or {})
     express = express_latents(atlas)
     genes = pd.Index(atlas.genes, name="gene")
     latents = pd.DataFrame(_differentiate(atlas, express), genes)
