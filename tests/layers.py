@@ -17,6 +17,7 @@ FLOORS = (
     ("evaluate",),
     ("report", "files", "interruption", "assignments"),
     ("terminal",),
+    ("questions",),
     ("cli",),
 )
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}

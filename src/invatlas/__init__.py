@@ -23,25 +23,36 @@ if TYPE_CHECKING:
     from invatlas.report.query import write_query_report
     from invatlas.settings import Settings
     from invatlas.storage import load, save
+    from invatlas.tasks.abundance import abundance
     from invatlas.tasks.adapt import adapt, undo_adaptation
     from invatlas.tasks.annotate import Calling, annotate, prediction_sets
     from invatlas.tasks.counterfactual import counterfactual
+    from invatlas.tasks.design import design
+    from invatlas.tasks.donors import Donors, donors
     from invatlas.tasks.embed import embed
+    from invatlas.tasks.explain import explain
     from invatlas.tasks.map import map_cells
     from invatlas.tasks.novel_states import novel_states
     from invatlas.tasks.novelty import novelty
+    from invatlas.tasks.selection import Sensitivity, selection
     from invatlas.tasks.summary import summarise, summarise_query
 
 _PLACES = {
     "Atlas": "atlas",
-    "InvatlasError": "errors",
     "Calling": "tasks.annotate",
+    "Donors": "tasks.donors",
+    "InvatlasError": "errors",
+    "Sensitivity": "tasks.selection",
     "Settings": "settings",
+    "abundance": "tasks.abundance",
     "adapt": "tasks.adapt",
     "annotate": "tasks.annotate",
     "confounding": "data.confounding",
     "counterfactual": "tasks.counterfactual",
+    "design": "tasks.design",
+    "donors": "tasks.donors",
     "embed": "tasks.embed",
+    "explain": "tasks.explain",
     "fit": "atlas",
     "fit_seeds": "evaluate.consensus",
     "identifiability": "evaluate.identifiability",
@@ -51,6 +62,7 @@ _PLACES = {
     "novelty": "tasks.novelty",
     "prediction_sets": "tasks.annotate",
     "save": "storage",
+    "selection": "tasks.selection",
     "simulate": "data.simulate",
     "summarise": "tasks.summary",
     "summarise_query": "tasks.summary",
@@ -62,14 +74,20 @@ _PLACES = {
 __all__ = [
     "Atlas",
     "Calling",
+    "Donors",
     "InvatlasError",
+    "Sensitivity",
     "Settings",
+    "abundance",
     "adapt",
     "annotate",
     "confounding",
     "counterfactual",
+    "design",
+    "donors",
     "embed",
     "evaluate",
+    "explain",
     "fit",
     "fit_seeds",
     "identifiability",
@@ -79,6 +97,7 @@ __all__ = [
     "novelty",
     "prediction_sets",
     "save",
+    "selection",
     "simulate",
     "summarise",
     "summarise_query",

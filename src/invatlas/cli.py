@@ -3,6 +3,12 @@
     invatlas fit             fit an atlas to raw counts
     invatlas map             bring new cells into an atlas
     invatlas counterfactual  say what cells would look like, were they others
+    invatlas differential    say which genes differ between two groups of cells
+    invatlas states          find the states within a cell type and who shares them
+    invatlas explain         say which genes latents and shifts move
+    invatlas donors          compare donors: who stands out, which strata there are
+    invatlas abundance       compare densities of cells between two conditions
+    invatlas design          rank the next combinations to measure
     invatlas audit           say what the latents tell of each covariate
     invatlas info            say what an atlas holds
     invatlas simulate        write a study whose truth is known
@@ -37,6 +43,7 @@ from invatlas.files import (
     write_text,
 )
 from invatlas.interruption import STATUS, Interruption, interruptible
+from invatlas.questions import COMMANDS, Layer, Overwrite
 from invatlas.settings import PRIOR_NAMES, Settings, read_toml
 from invatlas.terminal import (
     explained,
@@ -63,8 +70,6 @@ app = typer.Typer(
 )
 DEFAULTS = Settings()
 
-Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts; X by default.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of torch; half of the cores by default.")
 ]
@@ -409,6 +414,10 @@ def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> 
             ("versions", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
         ]
         show_rows(rows)
+
+
+for command in COMMANDS:
+    app.command()(command)
 
 
 @app.command()

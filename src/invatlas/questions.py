@@ -1,0 +1,225 @@
+"""Commands that ask an atlas: one subcommand, one public function, one table.
+
+Where an answer has two tables, the second lies beside the first: ``donors_strata.csv`` beside
+``donors.csv``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from invatlas.errors import DataError, SettingsError
+from invatlas.files import read_cells, refuse_output, write_text
+from invatlas.terminal import explained, say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Folder = Annotated[Path, typer.Argument(help="Folder of an atlas.")]
+Cells = Annotated[Path, typer.Argument(help="h5ad file with raw counts and covariates.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="CSV file to write.")]
+Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts; X by default.")]
+GeneColumn = Annotated[
+    str | None, typer.Option(help="Column of var with gene names; var_names by default.")
+]
+Donor = Annotated[
+    str | None, typer.Option(help="obs column; by default the technical one with most values.")
+]
+Condition = Annotated[
+    str | None, typer.Option(help="obs column; by default the second biological one.")
+]
+CellType = Annotated[
+    str | None, typer.Option(help="obs column; by default the first biological one.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def explain(
+    atlas: Folder,
+    output: Output,
+    covariate: Annotated[
+        str | None, typer.Option(help="Whose shifts; by default the last biological one.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Value that the others are held against.")
+    ] = None,
+    gene_sets: Annotated[Path | None, typer.Option(help="gmt file of gene sets to score.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say which genes each latent and each shift of the prior moves."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.explain import explain as explain_atlas
+
+        beside = _beside(output, "gene_sets") if gene_sets else None
+        _refuse(overwrite, output, beside)
+        found = explain_atlas(
+            load(atlas), covariate=covariate, against=against, gene_sets=gene_sets
+        )
+        moved = found.latents.join(found.shifts)
+        for name in found.shifts:
+            most = moved[name].sort_values(key=abs, ascending=False).head(5)
+            genes = ", ".join(f"{gene} {change:+.2f}" for gene, change in most.items())
+            best = found.gene_sets[found.gene_sets["of"] == name].head(1)
+            enriched = "".join(
+                f"; {row['gene_set']} (t {row['t']:+.1f})" for row in best.to_dict("records")
+            )
+            say(f"{name}: {genes}{enriched}.")
+        _write(moved.reset_index(), output)
+        if beside:
+            _write(found.gene_sets, beside)
+
+
+def donors(
+    atlas: Folder,
+    cells: Cells,
+    output: Output,
+    donor: Donor = None,
+    condition: Condition = None,
+    cell_type: CellType = None,
+    fewest_cells: Annotated[int, typer.Option(help="Of a sample, to be compared.")] = 10,
+    drawings: Annotated[int, typer.Option(help="Drawings of cells behind quantiles.")] = 100,
+    seed: Seed = 0,
+    layer: Layer = None,
+    gene_column: GeneColumn = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare donors in z_I: who stands out, and which strata a condition has."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.donors import donors as compare_donors
+
+        beside = _beside(output, "strata")
+        _refuse(overwrite, output, beside)
+        found = compare_donors(
+            load(atlas),
+            read_cells(cells),
+            donor=donor,
+            condition=condition,
+            cell_type=cell_type,
+            fewest_cells=fewest_cells,
+            drawings=drawings,
+            seed=seed,
+            layer=layer,
+            gene_column=gene_column,
+        )
+        for row in found.table[found.table["outlying"]].to_dict("records"):
+            say(
+                f"{row['sample']} stands out among {row['condition']} in {row['cell_type']}: "
+                f"outlyingness {row['outlyingness']:.1f} ({row['outlyingness_05']:.1f} to "
+                f"{row['outlyingness_95']:.1f})."
+            )
+        for name, rows in found.strata.groupby("condition"):
+            say(f"{name}: {len(rows)} samples in {rows['stratum'].nunique()} strata.")
+        _write(found.table, output)
+        _write(found.strata, beside)
+
+
+def abundance(
+    atlas: Folder,
+    cells: Cells,
+    output: Output,
+    between: Annotated[
+        tuple[str, str] | None, typer.Option(help="Two conditions; the first two by default.")
+    ] = None,
+    donor: Donor = None,
+    condition: Condition = None,
+    cell_type: CellType = None,
+    neighbours: Annotated[
+        int | None, typer.Option(help="Of each cell; 10 for each sample by default.")
+    ] = None,
+    layer: Layer = None,
+    gene_column: GeneColumn = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare the density of cells between two conditions, cell by cell."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.abundance import abundance as compare_abundance
+
+        _refuse(overwrite, output)
+        found = compare_abundance(
+            load(atlas),
+            read_cells(cells),
+            between=between,
+            donor=donor,
+            condition=condition,
+            cell_type=cell_type,
+            neighbours=neighbours,
+            layer=layer,
+            gene_column=gene_column,
+        )
+        shifted = found["false_discovery_rate"] < 0.05
+        say(f"{shifted.sum():,} of {len(found):,} cells lie where densities differ (FDR 0.05).")
+        _write(found.rename_axis("cell").reset_index(), output)
+
+
+def design(
+    atlas: Folder,
+    output: Output,
+    budget: Annotated[int, typer.Option(min=1, help="How many combinations to choose.")],
+    candidates: Annotated[
+        Path | None,
+        typer.Option(help="CSV file, a row a combination; every unmeasured one by default."),
+    ] = None,
+    cells: Annotated[int, typer.Option(help="Cells of each donor that would be measured.")] = 100,
+    reference: Annotated[
+        Path | None, typer.Option(help="h5ad file the atlas was fitted to: donors are replicates.")
+    ] = None,
+    donor: Donor = None,
+    layer: Layer = None,
+    gene_column: GeneColumn = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Rank combinations nobody measured by what measuring them would tell."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.design import design as plan
+
+        _refuse(overwrite, output)
+        found = plan(
+            load(atlas),
+            _read_table(candidates) if candidates else None,
+            budget=budget,
+            cells=cells,
+            reference=read_cells(reference) if reference else None,
+            donor=donor,
+            layer=layer,
+            gene_column=gene_column,
+        )
+        for row in found.itertuples(index=False):
+            values = ", ".join(map(str, row[1:-6]))
+            say(f"{row.rank}. {values}: {row.information:.3f} nats, {row.total:.3f} in all.")
+        _write(found, output)
+
+
+COMMANDS = (explain, donors, abundance, design)
+
+
+def _beside(output: Path, what: str) -> Path:
+    return output.with_name(f"{output.stem}_{what}.csv")
+
+
+def _refuse(overwrite: bool, *places: Path | None) -> None:
+    for place in filter(None, places):
+        if place.suffix != ".csv":
+            raise SettingsError(f"{place} has no ending .csv; the table is written as CSV.")
+        refuse_output(place, overwrite)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}.") from error
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    write_text(table.to_csv(index=False), path)
+    say(f"Wrote {len(table):,} rows to {path}.")

@@ -1,0 +1,85 @@
+"""Cells of an atlas by what they were taken from: a sample is one donor in one condition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from invatlas.atlas import Atlas
+from invatlas.data.covariates import text_values
+from invatlas.errors import CovariateError, SettingsError
+from invatlas.tasks.embed import embed
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Cells whose donor, condition and cell type are known.
+
+    Attributes
+    ----------
+    z
+        z_I, (cell, latent).
+    rows
+        Positions of the cells in the data, (cell,).
+    sample, cell_type
+        Codes, (cell,).
+    table
+        ``sample``, ``donor`` and ``condition`` of every sample, in the order of the codes.
+    cell_types
+        Their names, in the order of the codes.
+    """
+
+    z: np.ndarray
+    rows: np.ndarray
+    sample: np.ndarray
+    cell_type: np.ndarray
+    table: pd.DataFrame
+    cell_types: list[str]
+
+
+def gather_samples(
+    atlas: Atlas,
+    adata: AnnData,
+    donor: str | None,
+    condition: str | None,
+    cell_type: str | None,
+    layer: str | None = None,
+    gene_column: str | None = None,
+) -> Samples:
+    """Embed cells and tell their samples.
+
+    By default the donor is the technical covariate with most values, the cell type the first and
+    the condition the second biological covariate with categories; without a second one all cells
+    are of one condition.
+    """
+    called = [covariate.name for covariate in atlas.schema.called]
+    donor = donor or name_donor(atlas)
+    cell_type = cell_type or called[0]
+    condition = condition or next((name for name in called if name != cell_type), None)
+    labels = pd.DataFrame({"donor": text_values(adata.obs, donor)})
+    labels["condition"] = text_values(adata.obs, condition) if condition else "all"
+    labels["cell_type"] = text_values(adata.obs, cell_type)
+    rows = np.flatnonzero(labels.notna().all(axis=1))
+    if not len(rows):
+        names = ", ".join(filter(None, (donor, condition, cell_type)))
+        raise CovariateError(f"No cell has a value of each of {names}.")
+    labels = labels.iloc[rows]
+    of_sample = labels.groupby(["donor", "condition"], sort=True)
+    table = of_sample.size().index.to_frame(index=False)
+    repeated = table["donor"].duplicated(keep=False)
+    table.insert(0, "sample", table["donor"])
+    table.loc[repeated, "sample"] = table["donor"] + " " + table["condition"]
+    kind = pd.Categorical(labels["cell_type"])
+    z = embed(atlas, adata[rows], layer=layer, gene_column=gene_column).astype(float)
+    sample, code = of_sample.ngroup().to_numpy(), np.asarray(kind.codes, dtype=np.int64)
+    return Samples(z, rows, sample, code, table, list(kind.categories))
+
+
+def name_donor(atlas: Atlas) -> str:
+    """The technical covariate with most values."""
+    if not atlas.schema.technical:
+        raise SettingsError("The atlas has no technical covariate; name the column of donors.")
+    return max(atlas.schema.technical, key=lambda covariate: len(covariate.categories)).name
