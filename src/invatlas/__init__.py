@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from invatlas.storage import load, save
     from invatlas.tasks.adapt import adapt, undo_adaptation
     from invatlas.tasks.annotate import Calling, annotate, prediction_sets
+    from invatlas.tasks.differential import differential_expression
     from invatlas.tasks.embed import embed
     from invatlas.tasks.map import map_cells
     from invatlas.tasks.novel_states import novel_states
     from invatlas.tasks.novelty import novelty
+    from invatlas.tasks.states import states
     from invatlas.tasks.summary import summarise, summarise_query
 
 _PLACES = {
@@ -39,6 +41,7 @@ _PLACES = {
     "adapt": "tasks.adapt",
     "annotate": "tasks.annotate",
     "confounding": "data.confounding",
+    "differential_expression": "tasks.differential",
     "embed": "tasks.embed",
     "fit": "atlas",
     "fit_seeds": "evaluate.consensus",
@@ -50,6 +53,7 @@ _PLACES = {
     "prediction_sets": "tasks.annotate",
     "save": "storage",
     "simulate": "data.simulate",
+    "states": "tasks.states",
     "summarise": "tasks.summary",
     "summarise_query": "tasks.summary",
     "undo_adaptation": "tasks.adapt",
@@ -65,6 +69,7 @@ __all__ = [
     "adapt",
     "annotate",
     "confounding",
+    "differential_expression",
     "embed",
     "evaluate",
     "fit",
@@ -77,6 +82,7 @@ __all__ = [
     "prediction_sets",
     "save",
     "simulate",
+    "states",
     "summarise",
     "summarise_query",
     "undo_adaptation",

@@ -1,10 +1,12 @@
 """The command line: one subcommand, one public function.
 
-    invatlas fit       fit an atlas to raw counts
-    invatlas map       bring new cells into an atlas
-    invatlas audit     say what the latents tell of each covariate
-    invatlas info      say what an atlas holds
-    invatlas simulate  write a study whose truth is known
+    invatlas fit           fit an atlas to raw counts
+    invatlas map           bring new cells into an atlas
+    invatlas differential  say which genes differ between two groups of cells
+    invatlas states        find the states within a cell type and who shares them
+    invatlas audit         say what the latents tell of each covariate
+    invatlas info          say what an atlas holds
+    invatlas simulate      write a study whose truth is known
 
 Exit status: 0 done, 1 a mistake that is explained, 2 a wrong flag, 130 interrupted.
 """
@@ -40,6 +42,7 @@ from invatlas.terminal import (
     show_confounding,
     show_mapped,
     show_rows,
+    show_states,
 )
 
 if TYPE_CHECKING:
@@ -282,6 +285,97 @@ def map_query(
 
 
 @app.command()
+def differential(
+    atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")],
+    cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts and obs columns.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV file to write.")],
+    group: Annotated[
+        list[str], typer.Option(help="What cells of the first group have, as column=value.")
+    ],
+    reference: Annotated[
+        list[str], typer.Option(help="What cells of the second group have, as column=value.")
+    ],
+    within: Annotated[
+        list[str] | None, typer.Option(help="What cells of both have, as column=value.")
+    ] = None,
+    donor: Annotated[str, typer.Option(help="Column of obs that names the replicates.")] = "donor",
+    method: Annotated[str, typer.Option(help="posterior or pseudobulk (DESeq2).")] = "posterior",
+    threshold: Annotated[
+        float, typer.Option(help="Change in log2 beyond which a gene counts as different.")
+    ] = 0.25,
+    layer: Layer = None,
+    gene_column: Annotated[
+        str | None, typer.Option(help="Column of var with gene names; var_names by default.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say which genes differ between two groups of cells, technique taken out."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.differential import differential_expression
+
+        refuse_output(output, overwrite)
+        both = read_given(within or [], "--within")
+        found = differential_expression(
+            load(atlas),
+            read_cells(cells),
+            {**both, **read_given(group, "--group")},
+            {**both, **read_given(reference, "--reference")},
+            donor=donor,
+            method=method,
+            threshold=threshold,
+            layer=layer,
+            gene_column=gene_column,
+        )
+        write_text(found.to_csv(), output)
+        clear = int((found["false_discovery_rate"] <= 0.05).sum())
+        say(f"{clear} of {len(found):,} genes differ at a false discovery rate of 5 %.")
+        say(f"Wrote {output}.")
+
+
+@app.command()
+def states(
+    atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")],
+    cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts and obs columns.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV file, one row a cell.")],
+    cell_type: Annotated[str, typer.Option(help="The cell type to look into.")],
+    cell_type_column: Annotated[str, typer.Option(help="Column of obs.")] = "cell_type",
+    disease: Annotated[str, typer.Option(help="Column of obs.")] = "disease",
+    reference: Annotated[
+        str | None, typer.Option(help="Its value to compare with; all others by default.")
+    ] = None,
+    donor: Annotated[str, typer.Option(help="Column of obs that names the replicates.")] = "donor",
+    layer: Layer = None,
+    gene_column: Annotated[
+        str | None, typer.Option(help="Column of var with gene names; var_names by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the states within a cell type, and the diseases that share them."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.states import states as find_states
+
+        refuse_output(output, overwrite)
+        found = find_states(
+            load(atlas),
+            read_cells(cells),
+            cell_type=cell_type,
+            cell_type_column=cell_type_column,
+            disease=disease,
+            reference=reference,
+            donor=donor,
+            layer=layer,
+            gene_column=gene_column,
+            seed=seed,
+        )
+        write_text(found.cells.to_csv(index_label="cell"), output)
+        show_states(found)
+        say(f"Wrote the states of {len(found.cells):,} cells to {output}.")
+
+
+@app.command()
 def audit(
     atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")],
     cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts and covariates.")],
@@ -356,6 +450,9 @@ def simulate(
     donors: Annotated[int, typer.Option(help="Number of donors.")] = 12,
     batches: Annotated[int, typer.Option(help="Number of experimental batches.")] = 4,
     correlation: Annotated[float, typer.Option(help="Of disease and batch, 0 to 1.")] = 0.0,
+    shared_state: Annotated[
+        float, typer.Option(help="Share of a cell type in a state that two diseases share.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     query: Annotated[
         Path | None,
@@ -383,6 +480,7 @@ def simulate(
             donors=donors,
             batches=batches,
             correlation=correlation,
+            shared_state=shared_state,
             seed=seed,
         )
         parts = {output: adata}

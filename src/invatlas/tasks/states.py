@@ -1,0 +1,270 @@
+"""States within a cell type: groups of z_I, and which diseases share them.
+
+    r_i = z_I i - median_{j: d_j = d_i} z_I j        what a disease does to all its cells, removed
+    r   ~ mixture of k Gaussians, fitted to the leading components of r
+    J_a = mean over resamples of max_b |a n b| / |a u b|          stability (Hennig 2007,
+          Computational Statistics & Data Analysis 52); donors are drawn with replacement
+    k   = the most states of which each has J >= 0.75 (2 states or more; else there is one)
+
+A shift of all cells of a disease is what :func:`invatlas.differential_expression` tells; a state
+is a part of the cells. A disease has a state if more of the cells of its donors are in it than
+of the reference's: shares p of donors, as asin sqrt p, compared by a t test whose variance is
+pooled over diseases (Phipson et al. 2022, Bioinformatics 38), two-sided, Benjamini-Hochberg over
+states and diseases. Markers compare the cells of a state with the others of the same donors.
+States were found in the same counts: their markers are a description, no test.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import stats
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
+
+from invatlas.atlas import Atlas
+from invatlas.data.counts import check_cells
+from invatlas.data.covariates import text_values
+from invatlas.errors import CovariateError, DataError, GeneError
+from invatlas.processor import kept_threads
+from invatlas.tasks.differential import differential_expression
+from invatlas.tasks.embed import MINIMUM_OVERLAP, embed
+from invatlas.tasks.groups import choose_cells
+
+MOST_STATES = 6
+COMPONENTS = 5
+RESAMPLES = 10
+STABLE = 0.75
+MOST_CLUSTERED = 20_000
+FEWEST_CELLS = 50
+FEWEST_OF_A_DONOR = 5
+MARKERS = 10
+
+
+@dataclass(frozen=True)
+class States:
+    """States of the cells of one type.
+
+    Attributes
+    ----------
+    cells
+        State of each cell of the type, ``state_1``, ``state_2``, ... by size.
+    table
+        One row a state: ``state``, ``cells``, ``stability`` (J), ``diseases`` (those with more of
+        it, by name), ``markers`` (at most ten genes higher in it), and for each gene list
+        ``score_...``: mean log2 fold change of its genes less that of the others.
+    shares
+        One row a state and disease: ``state``, ``disease``, ``donors``, ``share`` (mean over
+        donors), ``reference_share``, ``p_value``, ``false_discovery_rate``.
+    stability
+        Least J of any state, by number of states.
+    """
+
+    cells: pd.Series
+    table: pd.DataFrame
+    shares: pd.DataFrame
+    stability: pd.Series
+
+
+def states(
+    atlas: Atlas,
+    adata: AnnData,
+    *,
+    cell_type: str,
+    cell_type_column: str = "cell_type",
+    disease: str = "disease",
+    reference: str | None = None,
+    donor: str = "donor",
+    gene_lists: Mapping[str, Sequence[str]] | None = None,
+    false_discovery_rate: float = 0.05,
+    layer: str | None = None,
+    gene_column: str | None = None,
+    minimum_overlap: float = MINIMUM_OVERLAP,
+    seed: int = 0,
+) -> States:
+    """Find the states within a cell type and say which diseases share them.
+
+    Parameters
+    ----------
+    atlas
+        A fitted atlas.
+    adata
+        Raw counts, with the columns below in obs.
+    cell_type, cell_type_column
+        The type to look into, and the column that names it.
+    disease
+        Column of obs whose values may share states; every cell is compared within its own.
+    reference
+        Value that the others are compared with, such as ``healthy``; each with all others
+        where none is named.
+    donor
+        Column of obs that names the replicates.
+    gene_lists
+        Genes to score each state by, by name.
+    false_discovery_rate
+        At which a disease is named.
+    layer, gene_column, minimum_overlap
+        As in :func:`invatlas.embed`.
+    seed
+        Of the resamples and mixtures.
+
+    Raises
+    ------
+    DataError
+        If the type has fewer than 50 cells, or its cells have fewer than three donors with five.
+    CovariateError, GeneError, CountsError
+        If a column, value, gene or count is none that can be used.
+    """
+    check_cells(adata)
+    chosen = choose_cells(adata.obs, {cell_type_column: cell_type}, "cell_type")
+    illness, person = (text_values(adata.obs, column) for column in (disease, donor))
+    chosen &= illness.notna().to_numpy() & person.notna().to_numpy()
+    if chosen.sum() < FEWEST_CELLS:
+        raise DataError(
+            f"{chosen.sum()} cells are {cell_type} and have a {disease} and a {donor}; states "
+            f"take at least {FEWEST_CELLS}."
+        )
+    kinds, donors = illness[chosen].to_numpy(), person[chosen].to_numpy()
+    if reference is not None and reference not in set(kinds):
+        raise CovariateError(
+            f"No {cell_type} has {disease} {reference!r}; the values are "
+            f"{', '.join(sorted(set(kinds)))}."
+        )
+    some = adata[chosen]
+    z = embed(atlas, some, layer=layer, gene_column=gene_column, minimum_overlap=minimum_overlap)
+    code, stability, curve = _find(_remove_shifts(z, kinds), donors, seed)
+    names = np.array([f"state_{k + 1}" for k in range(len(stability))])
+    shares = _compare_shares(names[code], kinds, donors, reference)
+    rows = []
+    for k, name in enumerate(names):
+        mine = shares[shares["state"] == name]
+        more = mine["share"] > mine["reference_share"]
+        named = mine["disease"][more & (mine["false_discovery_rate"] <= false_discovery_rate)]
+        row = {"state": name, "cells": int((code == k).sum()), "stability": stability[k]}
+        rows.append({**row, "diseases": ", ".join(named)})
+        told = _describe_genes(atlas, some, code == k, donor, gene_lists or {}, layer, gene_column)
+        rows[-1] |= told
+    cells = pd.Series(names[code], index=some.obs_names, name="state")
+    return States(cells, pd.DataFrame(rows), shares, curve)
+
+
+def _remove_shifts(z: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """r, of which a state that fewer than half of the cells are in is left whole."""
+    r = z.astype(np.float64)
+    for kind in np.unique(kinds):
+        r[kinds == kind] -= np.median(z[kinds == kind], axis=0)
+    return r
+
+
+def _find(r: np.ndarray, donors: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, pd.Series]:
+    """State of each cell, largest first; J of each state; least J by number of states."""
+    generator = np.random.default_rng(seed)
+    x = PCA(min(COMPONENTS, r.shape[1]), random_state=seed).fit_transform(r)
+    few = generator.permutation(len(x))[:MOST_CLUSTERED]
+    people = [np.intersect1d(few, np.flatnonzero(donors == name)) for name in np.unique(donors)]
+    best, curve = (np.zeros(len(x), dtype=int), np.ones(1)), {1: 1.0}
+    with warnings.catch_warnings(), kept_threads():
+        warnings.simplefilter("ignore")
+        for k in range(2, MOST_STATES + 1):
+            code = _mix(x, few, k, seed)
+            overlaps = []
+            for resample in range(RESAMPLES):
+                drawn = generator.integers(len(people), size=len(people))
+                rows = np.concatenate([people[person] for person in drawn])
+                overlaps.append(_overlap(code, _mix(x, rows, k, seed + 1 + resample), k))
+            stability = np.mean(overlaps, axis=0)
+            curve[k] = float(stability.min())
+            if curve[k] >= STABLE:
+                best = code, stability
+    code, stability = best
+    order = np.argsort(-np.bincount(code, minlength=len(stability)), kind="stable")
+    return np.argsort(order)[code], stability[order], pd.Series(curve, name="stability")
+
+
+def _mix(x: np.ndarray, rows: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Likeliest of k Gaussians for each cell, fitted to some rows, of which some may repeat."""
+    mixture = GaussianMixture(k, n_init=3, reg_covar=1e-3, random_state=seed % 2**32)
+    return np.asarray(mixture.fit(x[rows]).predict(x))
+
+
+def _overlap(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
+    """Largest Jaccard index of each group of a with a group of b, shape (group,)."""
+    both = np.zeros((k, k))
+    np.add.at(both, (a, b), 1)
+    either = both.sum(1, keepdims=True) + both.sum(0) - both
+    largest: np.ndarray = (both / np.maximum(either, 1)).max(1)
+    return largest
+
+
+def _compare_shares(
+    state: np.ndarray, kinds: np.ndarray, donors: np.ndarray, reference: str | None
+) -> pd.DataFrame:
+    """Compare the shares of each state over donors, each disease against the reference."""
+    table = pd.crosstab([kinds, donors], state)
+    table = table[table.sum(axis=1) >= FEWEST_OF_A_DONOR]
+    kind = table.index.get_level_values(0).to_numpy()
+    if len(table) < 3:
+        raise DataError(
+            f"{len(table)} donors have {FEWEST_OF_A_DONOR} or more of the cells; shares of states "
+            "are compared over at least 3."
+        )
+    share = table.div(table.sum(axis=1), axis=0)
+    y = np.arcsin(np.sqrt(share))
+    residual = y - y.groupby(kind).transform("mean")
+    degrees = len(y) - len(set(kind))
+    rows = []
+    for name in share:
+        spread = np.sqrt((residual[name] ** 2).sum() / max(degrees, 1))
+        for value in sorted(set(kind) - {reference}):
+            inside = kind == value
+            against = kind == reference if reference is not None else ~inside
+            if not against.any():
+                continue
+            gap = y[name][inside].mean() - y[name][against].mean()
+            error = max(spread, 1e-9) * np.sqrt(1 / inside.sum() + 1 / against.sum())
+            row = {
+                "state": name,
+                "disease": value,
+                "donors": int(inside.sum()),
+                "share": share[name][inside].mean(),
+                "reference_share": share[name][against].mean(),
+                "p_value": 2 * stats.t.sf(abs(gap) / error, degrees) if degrees else 1.0,
+            }
+            rows.append(row)
+    columns = ["state", "disease", "donors", "share", "reference_share", "p_value"]
+    found = pd.DataFrame(rows, columns=columns)
+    q = stats.false_discovery_control(found["p_value"]) if len(found) else []
+    return found.assign(false_discovery_rate=q)
+
+
+def _describe_genes(
+    atlas: Atlas,
+    adata: AnnData,
+    inside: np.ndarray,
+    donor: str,
+    gene_lists: Mapping[str, Sequence[str]],
+    layer: str | None,
+    gene_column: str | None,
+) -> dict[str, object]:
+    """Markers of a state, and its score by each list of genes; nothing where donors are few."""
+    scores: dict[str, float] = {f"score_{name}": np.nan for name in gene_lists}
+    try:
+        table = differential_expression(
+            atlas, adata, inside, ~inside, donor=donor, layer=layer, gene_column=gene_column
+        )
+    except DataError:
+        return {"markers": "", **scores}
+    higher = (table["false_discovery_rate"] <= 0.05) & (table["log2_fold_change"] > 0)
+    markers = table[higher].sort_values("log2_fold_change", ascending=False).index[:MARKERS]
+    for name, genes in gene_lists.items():
+        listed = table.index.isin([str(gene) for gene in genes])
+        if not listed.any():
+            raise GeneError(f"The gene list {name!r} has none of the atlas's {len(table)} genes.")
+        change = table["estimate"]
+        scores[f"score_{name}"] = float(change[listed].mean() - change[~listed].mean())
+    return {"markers": ", ".join(markers), **scores}
