@@ -339,11 +339,9 @@ def states(
     cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts and obs columns.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV file, one row a cell.")],
     cell_type: Annotated[str, typer.Option(help="The cell type to look into.")],
+    reference: Annotated[str, typer.Option(help="Disease to compare with, such as healthy.")],
     cell_type_column: Annotated[str, typer.Option(help="Column of obs.")] = "cell_type",
     disease: Annotated[str, typer.Option(help="Column of obs.")] = "disease",
-    reference: Annotated[
-        str | None, typer.Option(help="Its value to compare with; all others by default.")
-    ] = None,
     donor: Annotated[str, typer.Option(help="Column of obs that names the replicates.")] = "donor",
     layer: Layer = None,
     gene_column: Annotated[

@@ -470,9 +470,7 @@ def test_a_shared_state_moves_its_cells_alone() -> None:
     change = (truth[1] - truth[0])[inside]
     moved = shared.var_names.isin(planted["genes"])
     assert np.abs(change[:, moved] - change[:, ~moved][:, :1]).min() > 0.5
-    np.testing.assert_allclose(
-        change[:, ~moved], change[:, ~moved][:, :1].repeat(114, 1), atol=1e-4
-    )
+    assert np.ptp(change[:, ~moved], axis=1).max() < 1e-4, "the other genes make room alike"
 
 
 def test_no_shared_state_is_as_before_and_two_diseases_are_needed() -> None:

@@ -9,13 +9,13 @@ from anndata import AnnData
 from scipy import stats
 
 import invatlas as ia
-from invatlas.tasks.states import _compare_shares, _find, _overlap, _remove_shifts
+from invatlas.tasks.states import _compare_shares, _contrast, _find, _overlap
 
 
 def test_groups_are_counted_by_stability(generator: np.random.Generator) -> None:
     donors = np.repeat([f"donor {j}" for j in range(8)], 50)
     truth = generator.permutation(np.arange(400) % 3)
-    r = generator.normal(size=(400, 6))
+    r = generator.normal(size=(400, 3))
     r[:, 0] += 8 * (truth == 1)
     r[:, 1] += 8 * (truth == 2)
     code, stability, curve = _find(r, donors, 0)
@@ -27,7 +27,7 @@ def test_groups_are_counted_by_stability(generator: np.random.Generator) -> None
 
 def test_one_cloud_is_one_state(generator: np.random.Generator) -> None:
     donors = np.repeat([f"donor {j}" for j in range(8)], 50)
-    code, stability, _ = _find(generator.normal(size=(400, 6)), donors, 0)
+    code, stability, _ = _find(generator.normal(size=(400, 3)), donors, 0)
     assert not code.any() and list(stability) == [1.0]
 
 
@@ -38,9 +38,23 @@ def test_overlap_is_the_jaccard_index() -> None:
 
 def test_a_shift_of_a_whole_disease_is_no_state(generator: np.random.Generator) -> None:
     kinds = np.repeat(["healthy", "ill"], 200)
-    r = generator.normal(size=(400, 4))
-    shifted = r + 9.0 * (kinds == "ill")[:, None]
-    np.testing.assert_allclose(_remove_shifts(shifted, kinds), _remove_shifts(r, kinds))
+    z = generator.normal(size=(400, 4))
+    shifted = z + 9.0 * (kinds == "ill")[:, None]
+    found = [np.abs(_contrast(some, kinds, "healthy")) for some in (shifted, z)]
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_directions_are_those_in_which_the_ill_vary_more(generator: np.random.Generator) -> None:
+    """However the latents are scaled and mixed, and however much all cells vary elsewhere."""
+    kinds = np.repeat(["healthy", "ill"], [300, 600])
+    z = generator.normal(size=(900, 5)) * [9, 1, 1, 1, 1]
+    inside = (kinds == "ill") & (generator.random(900) < 0.3)
+    z[:, 1] += 6 * inside
+    for mixed in (z, z @ generator.normal(size=(5, 5))):
+        x = _contrast(mixed, kinds, "healthy")[:, 0]
+        apart = x[inside].mean() - x[~inside & (kinds == "ill")].mean()
+        assert abs(apart) > 4
+        assert x[kinds == "healthy"].std() == pytest.approx(1, abs=0.2)
 
 
 def test_shares_are_compared_over_donors_not_cells(generator: np.random.Generator) -> None:
@@ -91,7 +105,7 @@ def test_a_planted_state_is_found_with_its_diseases(shared: AnnData) -> None:
     ("asked", "message"),
     [
         ({"cell_type": "fibroblast"}, "no cell has cell_type 'fibroblast'"),
-        ({"cell_type": "type_1", "reference": "flu"}, "No type_1 has disease 'flu'"),
+        ({"cell_type": "type_1", "reference": "flu"}, "0 of .* type_1 have disease 'flu'"),
         ({"cell_type": "type_1", "donor": "dono"}, "Did you mean 'donor'"),
         ({"cell_type": "type_1", "gene_lists": {"mine": ["none"]}}, "'mine' has none of the"),
         ({"cell_type": "type_3"}, "states take at least 50"),
@@ -102,4 +116,4 @@ def test_wrong_questions_are_refused(
     study: AnnData, atlas: ia.Atlas, asked: dict, message: str
 ) -> None:
     with pytest.raises(ia.InvatlasError, match=message):
-        ia.states(atlas, study, **asked)
+        ia.states(atlas, study, **{"reference": "healthy", **asked})

@@ -68,13 +68,16 @@ def draw_biology(
 
 
 def draw_shared_state(rng: Generator, biology: SimulatedBiology, share: float) -> SharedState:
-    """Draw which cell type, of the commoner half, and which two diseases share a state."""
+    """Draw which cell type, of the commoner half, and which two diseases share a state.
+
+    Its programme is as wide as one that tells cell types apart, and as strong as a disease's.
+    """
     commoner = np.argsort(-biology.frequency)[: (biology.frequency.size + 1) // 2]
     return SharedState(
         share=share,
         cell_type=int(rng.choice(commoner)),
         diseases=np.sort(1 + rng.choice(biology.delta.shape[1] - 1, 2, replace=False)),
-        programme=rng.uniform(3, 4.5) * _draw_programme(rng, biology.beta.size, 0.15),
+        programme=rng.uniform(4, 5) * _draw_programme(rng, biology.beta.size, 0.15),
     )
 
 

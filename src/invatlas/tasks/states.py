@@ -1,7 +1,9 @@
 """States within a cell type: groups of z_I, and which diseases share them.
 
     r_i = z_I i - median_{j: d_j = d_i} z_I j        what a disease does to all its cells, removed
-    r   ~ mixture of k Gaussians, fitted to the leading components of r
+    S_1 v = lambda S_0 v                              S covariance of r, 0 reference, 1 the others
+    V r ~ mixture of k Gaussians                      V the v of largest lambda (Abid et al. 2018,
+          Nature Communications 9): where diseased cells vary more than those of the reference do
     J_a = mean over resamples of max_b |a n b| / |a u b|          stability (Hennig 2007,
           Computational Statistics & Data Analysis 52); donors are drawn with replacement
     k   = the most states of which each has J >= 0.75 (2 states or more; else there is one)
@@ -24,7 +26,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import stats
-from sklearn.decomposition import PCA
+from scipy.linalg import eigh
+from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 
 from invatlas.atlas import Atlas
@@ -37,7 +40,7 @@ from invatlas.tasks.embed import MINIMUM_OVERLAP, embed
 from invatlas.tasks.groups import choose_cells
 
 MOST_STATES = 6
-COMPONENTS = 5
+COMPONENTS = 3
 RESAMPLES = 10
 STABLE = 0.75
 MOST_CLUSTERED = 20_000
@@ -76,9 +79,9 @@ def states(
     adata: AnnData,
     *,
     cell_type: str,
+    reference: str,
     cell_type_column: str = "cell_type",
     disease: str = "disease",
-    reference: str | None = None,
     donor: str = "donor",
     gene_lists: Mapping[str, Sequence[str]] | None = None,
     false_discovery_rate: float = 0.05,
@@ -100,8 +103,7 @@ def states(
     disease
         Column of obs whose values may share states; every cell is compared within its own.
     reference
-        Value that the others are compared with, such as ``healthy``; each with all others
-        where none is named.
+        Its value that the others are compared with, such as ``healthy``.
     donor
         Column of obs that names the replicates.
     gene_lists
@@ -121,6 +123,11 @@ def states(
         If a column, value, gene or count is none that can be used.
     """
     check_cells(adata)
+    for name, genes in (gene_lists or {}).items():
+        if not set(map(str, genes)) & set(atlas.genes):
+            raise GeneError(
+                f"The gene list {name!r} has none of the atlas's {len(atlas.genes)} genes."
+            )
     chosen = choose_cells(adata.obs, {cell_type_column: cell_type}, "cell_type")
     illness, person = (text_values(adata.obs, column) for column in (disease, donor))
     chosen &= illness.notna().to_numpy() & person.notna().to_numpy()
@@ -130,14 +137,16 @@ def states(
             f"take at least {FEWEST_CELLS}."
         )
     kinds, donors = illness[chosen].to_numpy(), person[chosen].to_numpy()
-    if reference is not None and reference not in set(kinds):
+    healthy = kinds == reference
+    if min(healthy.sum(), (~healthy).sum()) < FEWEST_OF_A_DONOR:
         raise CovariateError(
-            f"No {cell_type} has {disease} {reference!r}; the values are "
+            f"{healthy.sum()} of {len(kinds)} {cell_type} have {disease} {reference!r}; a "
+            f"reference and others take {FEWEST_OF_A_DONOR} each. The values are "
             f"{', '.join(sorted(set(kinds)))}."
         )
     some = adata[chosen]
     z = embed(atlas, some, layer=layer, gene_column=gene_column, minimum_overlap=minimum_overlap)
-    code, stability, curve = _find(_remove_shifts(z, kinds), donors, seed)
+    code, stability, curve = _find(_contrast(z, kinds, reference), donors, seed)
     names = np.array([f"state_{k + 1}" for k in range(len(stability))])
     shares = _compare_shares(names[code], kinds, donors, reference)
     rows = []
@@ -153,18 +162,23 @@ def states(
     return States(cells, pd.DataFrame(rows), shares, curve)
 
 
-def _remove_shifts(z: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """r, of which a state that fewer than half of the cells are in is left whole."""
+def _contrast(z: np.ndarray, kinds: np.ndarray, reference: str) -> np.ndarray:
+    """V r, in units of the spread of the reference; float64 (cell, component)."""
     r = z.astype(np.float64)
     for kind in np.unique(kinds):
         r[kinds == kind] -= np.median(z[kinds == kind], axis=0)
-    return r
+    here = kinds == reference
+    s_0, s_1 = (
+        LedoitWolf(assume_centered=True).fit(some).covariance_ for some in (r[here], r[~here])
+    )
+    _, v = eigh(s_1, s_0)
+    x: np.ndarray = r @ v[:, ::-1][:, :COMPONENTS]
+    return x
 
 
-def _find(r: np.ndarray, donors: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, pd.Series]:
+def _find(x: np.ndarray, donors: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, pd.Series]:
     """State of each cell, largest first; J of each state; least J by number of states."""
     generator = np.random.default_rng(seed)
-    x = PCA(min(COMPONENTS, r.shape[1]), random_state=seed).fit_transform(r)
     few = generator.permutation(len(x))[:MOST_CLUSTERED]
     people = [np.intersect1d(few, np.flatnonzero(donors == name)) for name in np.unique(donors)]
     best, curve = (np.zeros(len(x), dtype=int), np.ones(1)), {1: 1.0}
@@ -202,16 +216,17 @@ def _overlap(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
 
 
 def _compare_shares(
-    state: np.ndarray, kinds: np.ndarray, donors: np.ndarray, reference: str | None
+    state: np.ndarray, kinds: np.ndarray, donors: np.ndarray, reference: str
 ) -> pd.DataFrame:
     """Compare the shares of each state over donors, each disease against the reference."""
     table = pd.crosstab([kinds, donors], state)
     table = table[table.sum(axis=1) >= FEWEST_OF_A_DONOR]
     kind = table.index.get_level_values(0).to_numpy()
-    if len(table) < 3:
+    if len(table) < 3 or reference not in kind:
         raise DataError(
-            f"{len(table)} donors have {FEWEST_OF_A_DONOR} or more of the cells; shares of states "
-            "are compared over at least 3."
+            f"{len(table)} donors have {FEWEST_OF_A_DONOR} or more of the cells, "
+            f"{(kind == reference).sum()} of them {reference}; shares of states are compared over "
+            "at least 3, one of them of the reference."
         )
     share = table.div(table.sum(axis=1), axis=0)
     y = np.arcsin(np.sqrt(share))
@@ -222,9 +237,7 @@ def _compare_shares(
         spread = np.sqrt((residual[name] ** 2).sum() / max(degrees, 1))
         for value in sorted(set(kind) - {reference}):
             inside = kind == value
-            against = kind == reference if reference is not None else ~inside
-            if not against.any():
-                continue
+            against = kind == reference
             gap = y[name][inside].mean() - y[name][against].mean()
             error = max(spread, 1e-9) * np.sqrt(1 / inside.sum() + 1 / against.sum())
             row = {
@@ -263,8 +276,6 @@ def _describe_genes(
     markers = table[higher].sort_values("log2_fold_change", ascending=False).index[:MARKERS]
     for name, genes in gene_lists.items():
         listed = table.index.isin([str(gene) for gene in genes])
-        if not listed.any():
-            raise GeneError(f"The gene list {name!r} has none of the atlas's {len(table)} genes.")
         change = table["estimate"]
         scores[f"score_{name}"] = float(change[listed].mean() - change[~listed].mean())
     return {"markers": ", ".join(markers), **scores}
