@@ -14,16 +14,14 @@ def test_prior_of_the_variances_is_recovered(generator: np.random.Generator, d_0
     genes, d, s_0 = 20_000, 6, 0.3
     sigma2 = d_0 * s_0 / generator.chisquare(d_0, genes)
     s2 = sigma2 * generator.chisquare(d, genes) / d
-    moderated, degrees = moderate(s2, d)
-    assert degrees == pytest.approx(d + d_0, rel=0.15)
+    moderated = moderate(s2, d)
     expected = (d * s2 + d_0 * s_0) / (d + d_0)
     np.testing.assert_allclose(moderated, expected, rtol=0.1)
     assert np.mean((moderated - sigma2) ** 2) < np.mean((s2 - sigma2) ** 2)
 
 
 def test_equal_variances_become_one(generator: np.random.Generator) -> None:
-    moderated, degrees = moderate(0.2 * generator.chisquare(8, 3000) / 8, 8)
-    assert degrees > 100
+    moderated = moderate(0.2 * generator.chisquare(8, 3000) / 8, 8)
     np.testing.assert_allclose(moderated, 0.2, rtol=0.05)
 
 
@@ -49,8 +47,8 @@ def test_expected_false_discoveries_are_those_that_happen(
     b = np.where(generator.random(genes) < changed, generator.normal(0, 1, genes), 0)
     sigma2 = 4 * 0.1 / generator.chisquare(4, genes)
     y = b + generator.normal(0, np.sqrt(sigma2 / 2))
-    variance, degrees = moderate(sigma2 * generator.chisquare(d, genes) / d, d)
-    found = shrink(y, np.sqrt(variance / 2), degrees, threshold)
+    variance = moderate(sigma2 * generator.chisquare(d, genes) / d, d)
+    found = shrink(y, np.sqrt(variance / 2), d + 4, threshold)  # genes are independent here
     listed = expected_false_discoveries(found.probability) <= 0.1
     true = np.abs(b) > threshold
     assert (listed & ~true).sum() <= 0.12 * max(listed.sum(), 10)

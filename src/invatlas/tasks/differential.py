@@ -118,8 +118,7 @@ def _compare(
     else:
         degrees, v = len(y) - 2, 1 / len(y_1) + 1 / len(y_2)
         variance = (len(y_1) * y_1.var(0) + len(y_2) * y_2.var(0)) / degrees
-    moderated, degrees_moderated = moderate(variance, degrees)
-    effects = shrink(estimate, np.sqrt(v * moderated), degrees_moderated, threshold)
+    effects = shrink(estimate, np.sqrt(v * moderate(variance, degrees)), degrees, threshold)
     return pd.DataFrame(
         {
             "share_1": np.exp2(y_1.mean(0)),

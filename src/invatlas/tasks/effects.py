@@ -5,10 +5,12 @@
     b_g ~ sum_k pi_k N(0, tau_k^2)
 
 The variances are moderated (Smyth 2004, Statistical Applications in Genetics and Molecular
-Biology 3, equations 6 to 10): given b, (y - b) / (s~ sqrt v) has a t distribution with d + d_0
-degrees of freedom, s~^2 = (d s^2 + d_0 s_0^2) / (d + d_0). The weights pi are those that make
-all effects likeliest (Stephens 2017, Biostatistics 18), so few donors or few true effects make
-every probability smaller. Integrals over b are sums over a grid.
+Biology 3, equations 6 to 10): s~^2 = (d s^2 + d_0 s_0^2) / (d + d_0), and given b,
+(y - b) / (s~ sqrt v) is taken to have a t distribution with d degrees of freedom. There it would
+have d + d_0, were the genes independent; but a donor who is unlike the others is so in many
+genes at once. The weights pi are those that make all effects likeliest (Stephens 2017,
+Biostatistics 18), so few donors or few true effects make every probability smaller. Integrals
+over b are sums over a grid.
 
     P_g   = P(|b_g| > threshold | y)
     FDR_j = mean over the j genes of largest P of (1 - P)      posterior expected
@@ -28,7 +30,8 @@ from scipy.special import digamma, polygamma
 SCALES = 16
 GRID = 801
 ROUNDS = 200
-NULL_PENALTY = 10.0  # cells of a Dirichlet prior: pi_0 is not estimated too small
+MOST_DEGREES = 2000.0
+NULL_PENALTY = 10.0  # genes of a Dirichlet prior: pi_0 is not estimated too small
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,18 @@ class Effects:
     probability: np.ndarray
 
 
-def moderate(variance: np.ndarray, degrees: float) -> tuple[np.ndarray, float]:
-    """Moderated variances s~^2 (gene,), and their degrees of freedom d + d_0."""
-    log_s2 = np.log(np.maximum(variance, 1e-12))
-    e = log_s2 - digamma(degrees / 2) + np.log(degrees / 2)
+def moderate(variance: np.ndarray, degrees: float) -> np.ndarray:
+    """Moderated variances s~^2, shape (gene,)."""
+    s2 = np.maximum(variance, 1e-12)
+    e = np.log(s2) - digamma(degrees / 2) + np.log(degrees / 2)
     excess = e.var(ddof=1) - polygamma(1, degrees / 2)
-    if excess <= 1e-3:
-        return np.full_like(variance, np.exp(e.mean())), degrees + 2e3
-    d_0 = 2 * brentq(lambda half: polygamma(1, half) - excess, 1e-3, 1e4)
+    if excess <= polygamma(1, MOST_DEGREES / 2):
+        return np.full_like(s2, np.exp(e.mean()))
+    least, most = 1e-3, MOST_DEGREES / 2
+    d_0 = 2 * brentq(lambda half: polygamma(1, half) - excess, least, most)
     s_0 = np.exp(e.mean() + digamma(d_0 / 2) - np.log(d_0 / 2))
-    return (degrees * variance + d_0 * s_0) / (degrees + d_0), degrees + d_0
+    moderated: np.ndarray = (degrees * s2 + d_0 * s_0) / (degrees + d_0)
+    return moderated
 
 
 def shrink(estimate: np.ndarray, error: np.ndarray, degrees: float, threshold: float) -> Effects:

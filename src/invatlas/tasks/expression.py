@@ -9,7 +9,8 @@
 
 A technical effect that is additive in the logits drops out of B, and the last term puts back
 what the model missed: a decoder smooths over donors, so B alone would make them look more alike
-than they are. c counts keep genes seldom seen at what the model says.
+than they are. With c counts added, a gene seldom counted stays near what the model says; small c
+is bare counts, large c the model alone.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from invatlas.processor import quick_products
 from invatlas.training.posterior import encode_cells
 
 TECHNICAL_VALUES = 16  # that expression is averaged over
-ADDED_COUNTS = 1.0  # c
+ADDED_COUNTS = 20.0  # c
 CHUNK = 512
 LATENTS = ("invariant", "spurious")
 
