@@ -20,9 +20,9 @@ def test_groups_are_counted_by_stability(generator: np.random.Generator) -> None
     r[:, 1] += 8 * (truth == 2)
     code, stability, curve = _find(r, donors, 0)
     assert len(stability) == 3 and (stability > 0.9).all()
-    assert pd.crosstab(code, truth).gt(0).sum().eq(1).all()
+    assert pd.crosstab(code, truth).max().sum() > 0.98 * 400
     assert (np.diff(np.bincount(code)) <= 0).all(), "the largest comes first"
-    assert curve[1] == 1 and curve[6] < 0.75
+    assert curve[3] == curve[[2, 3, 4, 5, 6]].max()
 
 
 def test_one_cloud_is_one_state(generator: np.random.Generator) -> None:
@@ -36,22 +36,24 @@ def test_overlap_is_the_jaccard_index() -> None:
     np.testing.assert_allclose(_overlap(a, b, 2), [2 / 3, 2 / 3])
 
 
-def test_a_shift_of_a_whole_disease_is_no_state(generator: np.random.Generator) -> None:
+def test_a_shift_of_all_cells_of_a_donor_is_no_state(generator: np.random.Generator) -> None:
+    donors = np.repeat([f"donor {j}" for j in range(8)], 50)
     kinds = np.repeat(["healthy", "ill"], 200)
     z = generator.normal(size=(400, 4))
-    shifted = z + 9.0 * (kinds == "ill")[:, None]
-    found = [np.abs(_contrast(some, kinds, "healthy")) for some in (shifted, z)]
+    shifted = z + generator.normal(0, 9, (8, 4)).repeat(50, axis=0)
+    found = [np.abs(_contrast(some, kinds, donors, "healthy")) for some in (shifted, z)]
     np.testing.assert_allclose(*found, rtol=1e-6)
 
 
 def test_directions_are_those_in_which_the_ill_vary_more(generator: np.random.Generator) -> None:
     """However the latents are scaled and mixed, and however much all cells vary elsewhere."""
+    donors = np.repeat([f"donor {j}" for j in range(9)], 100)
     kinds = np.repeat(["healthy", "ill"], [300, 600])
     z = generator.normal(size=(900, 5)) * [9, 1, 1, 1, 1]
     inside = (kinds == "ill") & (generator.random(900) < 0.3)
     z[:, 1] += 6 * inside
     for mixed in (z, z @ generator.normal(size=(5, 5))):
-        x = _contrast(mixed, kinds, "healthy")[:, 0]
+        x = _contrast(mixed, kinds, donors, "healthy")[:, 0]
         apart = x[inside].mean() - x[~inside & (kinds == "ill")].mean()
         assert abs(apart) > 4
         assert x[kinds == "healthy"].std() == pytest.approx(1, abs=0.2)

@@ -1,19 +1,24 @@
 """States within a cell type: groups of z_I, and which diseases share them.
 
-    r_i = z_I i - median_{j: d_j = d_i} z_I j        what a disease does to all its cells, removed
-    S_1 v = lambda S_0 v                              S covariance of r, 0 reference, 1 the others
-    V r ~ mixture of k Gaussians                      V the v of largest lambda (Abid et al. 2018,
-          Nature Communications 9): where diseased cells vary more than those of the reference do
+    r_i = z_I i - median of z_I over the cells of i's donor      what all its cells have, removed
+    S_1 v = lambda S_0 v      S covariance of r, 0 in the reference, 1 in the others
+    V r ~ mixture of k Gaussians of one covariance
+          V the v of largest lambda (Abid et al. 2018, Nature Communications 9): where diseased
+          cells vary more than those of the reference do
     J_a = mean over resamples of max_b |a n b| / |a u b|          stability (Hennig 2007,
           Computational Statistics & Data Analysis 52); donors are drawn with replacement
-    k   = the most states of which each has J >= 0.75 (2 states or more; else there is one)
+    k   = the number whose least stable state has the largest J, if that is 0.6 or more; else one
 
 A shift of all cells of a disease is what :func:`invatlas.differential_expression` tells; a state
-is a part of the cells. A disease has a state if more of the cells of its donors are in it than
-of the reference's: shares p of donors, as asin sqrt p, compared by a t test whose variance is
+is a part of the cells, fewer than half of those of a donor beside the usual ones. A disease is
+named if it has more of the cells of its donors in a state than the reference, by 0.15 at least
+and significantly: shares p of donors, as asin sqrt p, compared by a t test whose variance is
 pooled over diseases (Phipson et al. 2022, Bioinformatics 38), two-sided, Benjamini-Hochberg over
-states and diseases. Markers compare the cells of a state with the others of the same donors.
-States were found in the same counts: their markers are a description, no test.
+states and diseases. V favours directions in which diseases differ from the reference, and z_I
+was fitted to tell diseases apart: without the least difference of 0.15, states would be named
+where there are none, and p-values are smaller than they ought to be. Markers compare the cells of
+a state with the others of the same donors. States were found in the
+same counts: their markers are a description, no test.
 """
 
 from __future__ import annotations
@@ -40,9 +45,10 @@ from invatlas.tasks.embed import MINIMUM_OVERLAP, embed
 from invatlas.tasks.groups import choose_cells
 
 MOST_STATES = 6
-COMPONENTS = 3
+COMPONENTS = 2
 RESAMPLES = 10
-STABLE = 0.75
+STABLE = 0.6
+LEAST_DIFFERENCE = 0.15
 MOST_CLUSTERED = 20_000
 FEWEST_CELLS = 50
 FEWEST_OF_A_DONOR = 5
@@ -146,13 +152,13 @@ def states(
         )
     some = adata[chosen]
     z = embed(atlas, some, layer=layer, gene_column=gene_column, minimum_overlap=minimum_overlap)
-    code, stability, curve = _find(_contrast(z, kinds, reference), donors, seed)
+    code, stability, curve = _find(_contrast(z, kinds, donors, reference), donors, seed)
     names = np.array([f"state_{k + 1}" for k in range(len(stability))])
     shares = _compare_shares(names[code], kinds, donors, reference)
     rows = []
     for k, name in enumerate(names):
         mine = shares[shares["state"] == name]
-        more = mine["share"] > mine["reference_share"]
+        more = mine["share"] - mine["reference_share"] >= LEAST_DIFFERENCE
         named = mine["disease"][more & (mine["false_discovery_rate"] <= false_discovery_rate)]
         row = {"state": name, "cells": int((code == k).sum()), "stability": stability[k]}
         rows.append({**row, "diseases": ", ".join(named)})
@@ -162,11 +168,11 @@ def states(
     return States(cells, pd.DataFrame(rows), shares, curve)
 
 
-def _contrast(z: np.ndarray, kinds: np.ndarray, reference: str) -> np.ndarray:
+def _contrast(z: np.ndarray, kinds: np.ndarray, donors: np.ndarray, reference: str) -> np.ndarray:
     """V r, in units of the spread of the reference; float64 (cell, component)."""
     r = z.astype(np.float64)
-    for kind in np.unique(kinds):
-        r[kinds == kind] -= np.median(z[kinds == kind], axis=0)
+    for donor in np.unique(donors):
+        r[donors == donor] -= np.median(z[donors == donor], axis=0)
     here = kinds == reference
     s_0, s_1 = (
         LedoitWolf(assume_centered=True).fit(some).covariance_ for some in (r[here], r[~here])
@@ -193,7 +199,7 @@ def _find(x: np.ndarray, donors: np.ndarray, seed: int) -> tuple[np.ndarray, np.
                 overlaps.append(_overlap(code, _mix(x, rows, k, seed + 1 + resample), k))
             stability = np.mean(overlaps, axis=0)
             curve[k] = float(stability.min())
-            if curve[k] >= STABLE:
+            if curve[k] >= max(STABLE, *(curve[fewer] for fewer in range(2, k)), 0):
                 best = code, stability
     code, stability = best
     order = np.argsort(-np.bincount(code, minlength=len(stability)), kind="stable")
@@ -202,7 +208,9 @@ def _find(x: np.ndarray, donors: np.ndarray, seed: int) -> tuple[np.ndarray, np.
 
 def _mix(x: np.ndarray, rows: np.ndarray, k: int, seed: int) -> np.ndarray:
     """Likeliest of k Gaussians for each cell, fitted to some rows, of which some may repeat."""
-    mixture = GaussianMixture(k, n_init=3, reg_covar=1e-3, random_state=seed % 2**32)
+    mixture = GaussianMixture(
+        k, covariance_type="tied", n_init=3, reg_covar=1e-3, random_state=seed % 2**32
+    )
     return np.asarray(mixture.fit(x[rows]).predict(x))
 
 
