@@ -28,7 +28,7 @@ from invatlas.processor import quick_products
 from invatlas.training.posterior import encode_cells
 
 TECHNICAL_VALUES = 16  # that expression is averaged over
-ADDED_COUNTS = 20.0  # c
+ADDED_COUNTS = 5.0  # c
 CHUNK = 512
 LATENTS = ("invariant", "spurious")
 

@@ -199,7 +199,7 @@ def _find(x: np.ndarray, donors: np.ndarray, seed: int) -> tuple[np.ndarray, np.
                 overlaps.append(_overlap(code, _mix(x, rows, k, seed + 1 + resample), k))
             stability = np.mean(overlaps, axis=0)
             curve[k] = float(stability.min())
-            if curve[k] >= max(STABLE, *(curve[fewer] for fewer in range(2, k)), 0):
+            if STABLE <= curve[k] == max(list(curve.values())[1:]):
                 best = code, stability
     code, stability = best
     order = np.argsort(-np.bincount(code, minlength=len(stability)), kind="stable")
