@@ -25,7 +25,7 @@ from peers import say, write_json
 
 import invatlas as ia
 from invatlas.tasks.design import measure_cells, weigh
-from invatlas.tasks.effects import Effects, Measured, Weights, fit_effects, predict
+from invatlas.tasks.prior_effects import Effects, Measured, Weights, fit_effects, predict
 
 STRATEGIES = ("design", "largest uncertainty", "random")
 

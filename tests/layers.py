@@ -15,9 +15,9 @@ FLOORS = (
     ("storage",),
     ("tasks",),
     ("evaluate",),
-    ("report", "files", "interruption", "assignments"),
+    ("report", "files", "interruption", "assignments", "options"),
     ("terminal",),
-    ("questions",),
+    ("questions", "contrasts"),
     ("cli",),
 )
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}

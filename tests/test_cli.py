@@ -586,3 +586,34 @@ def test_nothing_of_other_packages_is_said(cells: Path, fitted: Path, tmp_path: 
         warnings.simplefilter("error")
         call("fit", tmp_path / "twice.h5ad", *COLUMNS, "-o", tmp_path / "atlas", *QUICK)
         call("map", fitted, tmp_path / "twice.h5ad", "-o", tmp_path / "mapped.h5ad")
+
+
+def test_differential_writes_a_table(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    asked = ("differential", fitted, cells, "--group", "disease=disease_1", "--output", table)
+    asked = (*asked, "--within", "cell_type=type_1", "--threshold", "0.1")
+    said = call(*asked, "--reference", "disease=healthy")
+    assert "of 120 genes differ at a false discovery rate of 5 %" in said
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 120 and {"gene", "log2_fold_change", "probability"} <= set(rows[0])
+    assert "exists already" in refuse(*asked, "--reference", "disease=healthy")
+    said = refuse(*asked, "--reference", "disease=flu", "--overwrite")
+    assert "no cell has disease 'flu'" in said
+    assert "--group 'disease' has no value" in refuse(
+        "differential", fitted, cells, "--group", "disease", "--reference", "a=b", "-o", table,
+        "--overwrite",
+    )  # fmt: skip
+
+
+def test_states_writes_the_state_of_each_cell(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    table = tmp_path / "states.csv"
+    asked = ("states", fitted, cells, "--reference", "healthy", "--output", table)
+    said = call(*asked, "--cell-type", "type_1")
+    assert "state_1" in said and "Wrote the states of" in said
+    study = ad.read_h5ad(cells)
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    wanted = study.obs_names[study.obs["cell_type"] == "type_1"]
+    assert [row["cell"] for row in rows] == list(wanted) and rows[0]["state"].startswith("state_")
+    assert "no cell has cell_type 'flu'" in refuse(*asked, "--cell-type", "flu", "--overwrite")

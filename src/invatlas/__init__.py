@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from invatlas.tasks.annotate import Calling, annotate, prediction_sets
     from invatlas.tasks.counterfactual import counterfactual
     from invatlas.tasks.design import design
+    from invatlas.tasks.differential import differential_expression
     from invatlas.tasks.donors import Donors, donors
     from invatlas.tasks.embed import embed
     from invatlas.tasks.explain import explain
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from invatlas.tasks.novel_states import novel_states
     from invatlas.tasks.novelty import novelty
     from invatlas.tasks.selection import Sensitivity, selection
+    from invatlas.tasks.states import states
     from invatlas.tasks.summary import summarise, summarise_query
 
 _PLACES = {
@@ -51,6 +53,7 @@ _PLACES = {
     "counterfactual": "tasks.counterfactual",
     "design": "tasks.design",
     "donors": "tasks.donors",
+    "differential_expression": "tasks.differential",
     "embed": "tasks.embed",
     "explain": "tasks.explain",
     "fit": "atlas",
@@ -64,6 +67,7 @@ _PLACES = {
     "save": "storage",
     "selection": "tasks.selection",
     "simulate": "data.simulate",
+    "states": "tasks.states",
     "summarise": "tasks.summary",
     "summarise_query": "tasks.summary",
     "undo_adaptation": "tasks.adapt",
@@ -84,6 +88,7 @@ __all__ = [
     "confounding",
     "counterfactual",
     "design",
+    "differential_expression",
     "donors",
     "embed",
     "evaluate",
@@ -99,6 +104,7 @@ __all__ = [
     "save",
     "selection",
     "simulate",
+    "states",
     "summarise",
     "summarise_query",
     "undo_adaptation",

@@ -34,10 +34,10 @@ def read_assignments(assignments: list[str]) -> dict[str, Any]:
     return values
 
 
-def read_given(assignments: list[str]) -> dict[str, list[str]]:
+def read_given(assignments: list[str], flag: str = "--given") -> dict[str, list[str]]:
     """Values each covariate may have, by its name."""
     given: dict[str, list[str]] = {}
-    for name, value in _split_assignments("--given", assignments):
+    for name, value in _split_assignments(flag, assignments):
         given.setdefault(name, []).append(value.strip())
     return given
 

@@ -18,7 +18,6 @@ Exit status: 0 done, 1 a mistake that is explained, 2 a wrong flag, 130 interrup
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,9 +28,9 @@ from invatlas.assignments import (
     RUN_KEYS,
     choose_settings,
     read_assignments,
-    read_change,
     read_given,
 )
+from invatlas.contrasts import COMMANDS as CONTRASTS
 from invatlas.errors import InvatlasError, SettingsError, StorageError
 from invatlas.files import (
     read_cells,
@@ -43,7 +42,8 @@ from invatlas.files import (
     write_text,
 )
 from invatlas.interruption import STATUS, Interruption, interruptible
-from invatlas.questions import COMMANDS, Layer, Overwrite
+from invatlas.options import Folder, GeneColumn, Layer, Overwrite, Seed, Threads, use_threads
+from invatlas.questions import COMMANDS as QUESTIONS
 from invatlas.settings import PRIOR_NAMES, Settings, read_toml
 from invatlas.terminal import (
     explained,
@@ -70,9 +70,6 @@ app = typer.Typer(
 )
 DEFAULTS = Settings()
 
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads of torch; half of the cores by default.")
-]
 COLUMN = "obs column, or column:continuous for a scale; may be repeated."
 
 
@@ -188,7 +185,7 @@ def fit(
         check_target(output.resolve())
         adata = read_cells(cells)
         _check_design(adata, run)
-        _use_threads(threads)
+        use_threads(threads)
         with interruptible(say) as interruption:
             atlas = _fit(adata, run, settings, strict, seeds)
             _write_fit(atlas, adata, output, cells.stem, interruption, audit)
@@ -205,13 +202,11 @@ def fit(
 
 @app.command("map")
 def map_query(
-    atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")],
+    atlas: Folder,
     query: Annotated[Path, typer.Argument(help="h5ad file with raw counts of new cells.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
     layer: Layer = None,
-    gene_column: Annotated[
-        str | None, typer.Option(help="Column of var with gene names; var_names by default.")
-    ] = None,
+    gene_column: GeneColumn = None,
     minimum_overlap: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="Share of the reference's counts in common genes."),
@@ -265,7 +260,7 @@ def map_query(
             check_target(adapt.resolve())
             if adapt.resolve() == atlas.resolve():
                 raise SettingsError("--adapt takes another folder than the atlas's own.")
-        _use_threads(threads)
+        use_threads(threads)
         loaded = load(atlas)
         adata = read_cells(query)
         adapted = None
@@ -294,74 +289,14 @@ def map_query(
 
 
 @app.command()
-def counterfactual(
-    atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")],
-    cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts and covariates.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
-    change: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            help="What a covariate is to become, as covariate=value, covariate=A+B, or "
-            "covariate=reference of a technical one; may be repeated.",
-        ),
-    ],
-    layer: Layer = None,
-    gene_column: Annotated[
-        str | None, typer.Option(help="Column of var with gene names; var_names by default.")
-    ] = None,
-    minimum_overlap: Annotated[
-        float,
-        typer.Option(min=0.0, max=1.0, help="Share of the reference's counts in common genes."),
-    ] = 0.5,
-    log_normalised: Annotated[
-        bool, typer.Option("--log-normalised", help="Write log(1 + counts per 10,000).")
-    ] = False,
-    samples: Annotated[int, typer.Option(min=2, help="Draws of the latents.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
-    threads: Threads = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Predict what cells would look like, had they other values of some covariates."""
-    with explained():
-        from invatlas.storage import load
-        from invatlas.tasks.counterfactual import counterfactual as predict
-
-        wanted = read_change(change)
-        if output.resolve() == cells.resolve():
-            raise SettingsError(f"{output} holds the cells themselves; give the output a new name.")
-        refuse_as_cells(output, overwrite)
-        _use_threads(threads)
-        predicted = predict(
-            load(atlas),
-            read_cells(cells),
-            wanted,
-            layer=layer,
-            gene_column=gene_column,
-            minimum_overlap=minimum_overlap,
-            log_normalised=log_normalised,
-            samples=samples,
-            seed=seed,
-        )
-        write_cells(predicted, output)
-        supported = int(predicted.obs["counterfactual_supported"].sum())
-        say(
-            f"Wrote {predicted.n_obs:,} cells x {predicted.n_vars:,} genes to {output}; the atlas "
-            f"knows {supported:,} of the cells."
-        )
-
-
-@app.command()
 def audit(
-    atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")],
+    atlas: Folder,
     cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts and covariates.")],
     layer: Layer = None,
-    gene_column: Annotated[
-        str | None, typer.Option(help="Column of var with gene names; var_names by default.")
-    ] = None,
+    gene_column: GeneColumn = None,
     most_cells: Annotated[int, typer.Option(help="Cells to look at, at most.")] = 2500,
     permutations: Annotated[int, typer.Option(help="Exchanges behind each null.")] = 39,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    seed: Seed = 0,
     keep: Annotated[
         Path | None, typer.Option("--json", help="File for the whole table, a list of rows.")
     ] = None,
@@ -391,7 +326,7 @@ def audit(
 
 
 @app.command()
-def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> None:
+def info(atlas: Folder) -> None:
     """Say what an atlas holds."""
     with explained():
         from invatlas.atlas import outline
@@ -416,7 +351,7 @@ def info(atlas: Annotated[Path, typer.Argument(help="Folder of an atlas.")]) -> 
         show_rows(rows)
 
 
-for command in COMMANDS:
+for command in CONTRASTS + QUESTIONS:
     app.command()(command)
 
 
@@ -430,7 +365,10 @@ def simulate(
     donors: Annotated[int, typer.Option(help="Number of donors.")] = 12,
     batches: Annotated[int, typer.Option(help="Number of experimental batches.")] = 4,
     correlation: Annotated[float, typer.Option(help="Of disease and batch, 0 to 1.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    shared_state: Annotated[
+        float, typer.Option(help="Share of a cell type in a state that two diseases share.")
+    ] = 0.0,
+    seed: Seed = 0,
     query: Annotated[
         Path | None,
         typer.Option(
@@ -457,6 +395,7 @@ def simulate(
             donors=donors,
             batches=batches,
             correlation=correlation,
+            shared_state=shared_state,
             seed=seed,
         )
         parts = {output: adata}
@@ -465,18 +404,6 @@ def simulate(
         for place, part in parts.items():
             write_cells(part, place)
             say(f"Wrote {part.n_obs:,} cells x {part.n_vars:,} genes to {place}.")
-
-
-def _use_threads(threads: int | None) -> None:
-    """Set the threads of torch.
-
-    By default half of what it would take, which is as quick, since counts are read ahead in a
-    thread of their own, and does not stall where other programs keep the cores busy.
-    """
-    import torch
-
-    if threads or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads or max(1, torch.get_num_threads() // 2))
 
 
 def _fit(

@@ -13,18 +13,12 @@ import typer
 
 from invatlas.errors import DataError, SettingsError
 from invatlas.files import read_cells, refuse_output, write_text
+from invatlas.options import Cells, Folder, GeneColumn, Layer, Output, Overwrite, Seed
 from invatlas.terminal import explained, say
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Folder = Annotated[Path, typer.Argument(help="Folder of an atlas.")]
-Cells = Annotated[Path, typer.Argument(help="h5ad file with raw counts and covariates.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="CSV file to write.")]
-Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts; X by default.")]
-GeneColumn = Annotated[
-    str | None, typer.Option(help="Column of var with gene names; var_names by default.")
-]
 Donor = Annotated[
     str | None, typer.Option(help="obs column; by default the technical one with most values.")
 ]
@@ -34,8 +28,6 @@ Condition = Annotated[
 CellType = Annotated[
     str | None, typer.Option(help="obs column; by default the first biological one.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
 def explain(

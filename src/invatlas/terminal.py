@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from invatlas.data.confounding import Finding
     from invatlas.tasks.map import Mapped
+    from invatlas.tasks.states import States
 
 MOST_FINDINGS = 12
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -126,3 +127,14 @@ def show_mapped(mapped: Mapped, called: Sequence[str], abstain_below: float) -> 
             f"{state['group']}: {state['cells']} new cells, nearest to {state['nearest']}; "
             f"markers {state['markers'] or 'none'}."
         )
+
+
+def show_states(found: States) -> None:
+    """Say of each state how large and how stable it is, and which diseases share it."""
+    table = Table(
+        "state", "cells", "stability", "more in", "markers", box=None, padding=(0, 2, 0, 0)
+    )
+    for row in found.table.to_dict("records"):
+        numbers = f"{row['cells']:,}", f"{row['stability']:.2f}"
+        table.add_row(row["state"], *numbers, escape(row["diseases"]), escape(row["markers"]))
+    Console(highlight=False).print(table)

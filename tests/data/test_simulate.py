@@ -451,3 +451,32 @@ def test_a_query_is_split_off_in_whole_donors() -> None:
     alone = simulate(cells=30, genes=30, donors=1, diseases=1, batches=1, truth=False)
     with pytest.raises(SettingsError, match="donors is 1"):
         split_off(alone)
+
+
+def test_a_shared_state_moves_its_cells_alone() -> None:
+    size = {"cells": 4000, "genes": 120, "diseases": 5, "donors": 10, "library_size": 1e5}
+    plain, shared = simulate(**size, seed=4), simulate(**size, shared_state=0.4, seed=4)
+    planted = shared.uns["shared_state"]
+    inside = (shared.obs["state"] == "shared").to_numpy()
+    may = (shared.obs["cell_type"] == planted["cell_type"]) & shared.obs["disease"].isin(
+        planted["diseases"]
+    )
+    assert not inside[~may].any() and abs(inside[may].mean() - 0.4) < 0.07
+    assert len(set(planted["diseases"])) == 2 and "healthy" not in planted["diseases"]
+    pd.testing.assert_frame_equal(plain.obs, shared.obs.drop(columns="state"))
+    np.testing.assert_array_equal(plain.obsm["z_invariant_true"], shared.obsm["z_invariant_true"])
+    truth = [np.log(study.layers["expression_true"]) for study in (plain, shared)]
+    np.testing.assert_array_equal(truth[0][~inside], truth[1][~inside])
+    change = (truth[1] - truth[0])[inside]
+    moved = shared.var_names.isin(planted["genes"])
+    assert np.abs(change[:, moved] - change[:, ~moved][:, :1]).min() > 0.5
+    assert np.ptp(change[:, ~moved], axis=1).max() < 1e-4, "the other genes make room alike"
+
+
+def test_no_shared_state_is_as_before_and_two_diseases_are_needed() -> None:
+    assert_identical(simulate(**SMALL, seed=7), simulate(**SMALL, shared_state=0.0, seed=7))
+    assert "state" not in simulate(**SMALL).obs
+    with pytest.raises(SettingsError, match="at least 3"):
+        simulate(**SMALL, diseases=2, shared_state=0.4)
+    with pytest.raises(SettingsError, match=r"shared_state is 1\.5"):
+        simulate(**SMALL, shared_state=1.5)

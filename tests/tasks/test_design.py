@@ -14,7 +14,7 @@ from scipy import stats
 import invatlas as ia
 from invatlas.data.covariates import Covariate
 from invatlas.tasks.design import choose, count_cells, inform, list_unmeasured, measure_cells, weigh
-from invatlas.tasks.effects import Effects, Measured, fit_effects, predict
+from invatlas.tasks.prior_effects import Effects, Measured, fit_effects, predict
 
 LETTERS = Covariate("letter", "categorical", ("a", "b", "c"))
 COLOURS = Covariate("colour", "categorical", ("blue", "red"))

@@ -8,19 +8,20 @@ The generative equation, in the symbols of the model it is meant to test::
     z_I | d  ~ Normal(mu_c + s delta_ck, diag(sigma_c^2))       invariant latents
     z_S | e  ~ Normal(nu_b + omega_i,    diag(tau_b^2))         spurious latents
     log l    ~ Normal(log library_size + kappa_b, 0.35^2)       library size
-    rho      = softmax(beta + W_I z_I + W_S z_S)                expression as measured
+    a | d    ~ Bernoulli(shared_state) in one cell type and two diseases, else 0
+    rho      = softmax(beta + W_I z_I + w a + W_S z_S)          expression as measured
     x_g      ~ NB(l rho_g, theta_g)                             variance m + m^2 / theta_g
 
 `W_I` is sparse: each invariant latent is one gene programme. The first half of them (rounded up)
 are identity programmes and carry `mu_c`; the others are response programmes and carry
 `delta_ck`, which is zero for healthy cells and in every cell type a disease spares. `W_S` is
-dense. True expression without technical effect is `softmax(beta + W_I z_I)`.
+dense. True expression without technical effect is `softmax(beta + W_I z_I + w a)`.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,13 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import sparse
 
-from invatlas.data.simulated_biology import SimulatedBiology, draw_apart, draw_biology
+from invatlas.data.simulated_biology import (
+    SharedState,
+    SimulatedBiology,
+    draw_apart,
+    draw_biology,
+    draw_shared_state,
+)
 from invatlas.data.study_design import draw_design
 from invatlas.errors import SettingsError
 
@@ -67,6 +74,7 @@ def simulate(
     library_size: float = 1000.0,
     invariant_latents: int = 8,
     spurious_latents: int = 4,
+    shared_state: float = 0.0,
     truth: bool = True,
     seed: int = 0,
 ) -> AnnData:
@@ -101,6 +109,9 @@ def simulate(
         Median counts of a cell in a batch of average depth.
     invariant_latents, spurious_latents
         Dimensions of z_I (at least 2) and of z_S (at least 1).
+    shared_state
+        Share of the cells of one cell type that are, in two of the diseases, in a state of their
+        own, with a gene programme those two share; 0 for none. Which ones is drawn.
     truth
         Whether to keep the dense layer ``expression_true`` (4 bytes for each cell and gene).
     seed
@@ -111,7 +122,7 @@ def simulate(
     AnnData
         `X`: counts, CSR float32. `obs`: ``cell_type``, ``disease``, ``donor``, ``batch``
         (categorical), ``severity`` (0 to 1), ``library_size`` (l, counts).
-        ``layers["expression_true"]``: softmax(beta + W_I z_I), rows sum to 1.
+        ``layers["expression_true"]``: softmax(beta + W_I z_I + w a), rows sum to 1.
         `obsm`: ``z_invariant_true``, ``z_spurious_true``.
         `var`: ``inverse_dispersion`` (theta), ``baseline`` (beta).
         `varm`: ``invariant_loadings_true`` (W_I), ``spurious_loadings_true`` (W_S).
@@ -119,6 +130,9 @@ def simulate(
         that the disease shifts there; ``log_fold_change`` is natural, against healthy, at
         severity 1 and the prior means. ``uns["disease_shifts"]``: delta (cell type, disease,
         latent), rows in the order of the categories.
+        With a shared state, ``obs["state"]`` is ``"shared"`` or ``"usual"``, and
+        ``uns["shared_state"]`` names its ``cell_type``, ``diseases`` and ``genes``; the list of
+        differential genes leaves it out.
 
     Raises
     ------
@@ -132,8 +146,13 @@ def simulate(
     _check_real("disease_effect", disease_effect, 0, 5)
     _check_real("technical_effect", technical_effect, 0, 5)
     _check_real("library_size", library_size, 1, 1e6)
+    _check_real("shared_state", shared_state, 0, 1)
+    if shared_state and diseases < 3:
+        raise SettingsError(
+            f"diseases is {diseases}; a state shared by two takes at least 3, healthy among them."
+        )
 
-    streams = np.random.default_rng(seed).spawn(4)
+    streams = np.random.default_rng(seed).spawn(5)
     biology = draw_biology(
         streams[0], genes, cell_types, diseases, invariant_latents, disease_effect
     )
@@ -145,7 +164,8 @@ def simulate(
     kappa = streams[2].permutation(np.linspace(-0.35, 0.35, batches) if batches > 1 else [0.0])
     log_depth = (np.log(library_size) + kappa[batch]).astype(np.float32)
     people = _Donors(disease, severity, batch, mean, tau, log_depth, loadings)
-    return _draw_cells(streams[3], cells, people, biology, truth)
+    shared = draw_shared_state(streams[4], biology, shared_state) if shared_state else None
+    return _draw_cells(streams[3:], cells, people, biology, shared, truth)
 
 
 def split_off(study: AnnData) -> tuple[AnnData, AnnData]:
@@ -231,9 +251,15 @@ def _measure_variance(
 
 
 def _draw_cells(
-    rng: Generator, cells: int, people: _Donors, biology: SimulatedBiology, truth: bool
+    streams: Sequence[Generator],
+    cells: int,
+    people: _Donors,
+    biology: SimulatedBiology,
+    shared: SharedState | None,
+    truth: bool,
 ) -> AnnData:
-    """Draw every cell: its covariates, latents, library size and counts."""
+    """Draw every cell: its covariates, latents, state, library size and counts."""
+    rng, state_rng = streams
     donors, cell_types = people.disease.size, biology.frequency.size
     share = rng.dirichlet(np.full(donors, 20.0))
     donor = np.append(np.arange(donors), rng.choice(donors, cells - donors, p=share))
@@ -246,11 +272,15 @@ def _draw_cells(
     z_spurious = rng.normal(people.mean[donor], people.tau[donor]).astype(np.float32)
     library_size = np.exp(rng.normal(people.log_depth[donor], 0.35)).astype(np.float32)
 
+    state = shared.draw(state_rng, cell_type, disease) if shared else None
+
     expression = np.empty((cells, biology.beta.size), np.float32) if truth else None
     blocks, at_once = [], max(1, _VALUES_AT_ONCE // biology.beta.size)
     for start in range(0, cells, at_once):
         rows = slice(start, start + at_once)
         log_rate = biology.beta + z_invariant[rows] @ biology.loadings.T
+        if shared and state is not None:
+            log_rate += state[rows, None] * shared.programme
         if expression is not None:
             expression[rows] = _softmax(log_rate)
         rate = _softmax(log_rate + z_spurious[rows] @ people.loadings.T)
@@ -264,7 +294,7 @@ def _draw_cells(
         },
         index=_name("cell", cells, 5),
     )
-    return AnnData(
+    study = AnnData(
         sparse.vstack(blocks, format="csr"),
         obs=obs.assign(severity=severity, library_size=library_size),
         var=pd.DataFrame(
@@ -281,6 +311,14 @@ def _draw_cells(
             "disease_shifts": biology.delta,
         },
     )
+    if shared and state is not None:
+        study.obs["state"] = pd.Categorical(np.where(state, "shared", "usual"))
+        study.uns["shared_state"] = {
+            "cell_type": names["cell_type"][shared.cell_type],
+            "diseases": np.array(names["disease"], object)[shared.diseases],
+            "genes": np.array(names["gene"], object)[shared.programme != 0],
+        }
+    return study
 
 
 def _draw_counts(rng: Generator, mean: Array, theta: Array) -> sparse.csr_matrix:

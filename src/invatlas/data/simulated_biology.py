@@ -24,6 +24,22 @@ class SimulatedBiology:
     loadings: Array  # gene latent: W_I
 
 
+@dataclass(frozen=True)
+class SharedState:
+    """A state that some cells of one cell type are in, in two diseases."""
+
+    share: float  # P(a = 1)
+    cell_type: int
+    diseases: NDArray[np.intp]  # the two
+    programme: Array  # gene: w
+
+    def draw(self, rng: Generator, cell_type: NDArray[np.intp], disease: NDArray[np.intp]) -> Array:
+        """Draw a, 0 or 1, for each cell."""
+        may = (cell_type == self.cell_type) & np.isin(disease, self.diseases)
+        inside: Array = (may & (rng.random(may.size) < self.share)).astype(np.float32)
+        return inside
+
+
 def draw_biology(
     rng: Generator, genes: int, cell_types: int, diseases: int, latents: int, effect: float
 ) -> SimulatedBiology:
@@ -39,9 +55,7 @@ def draw_biology(
     loadings = np.zeros((genes, latents), np.float32)
     for latent in range(latents):
         share = 0.15 if latent < identity else 0.05
-        rows = rng.choice(genes, max(1, round(share * genes)), replace=False)
-        sign = np.where(np.arange(rows.size) % 2, -1.0, 1.0)
-        loadings[rows, latent] = sign * rng.uniform(0.2, 0.5, rows.size)
+        loadings[:, latent] = _draw_programme(rng, genes, share)
     return SimulatedBiology(
         frequency=frequency / frequency.sum(),
         mu=mu,
@@ -53,6 +67,20 @@ def draw_biology(
     )
 
 
+def draw_shared_state(rng: Generator, biology: SimulatedBiology, share: float) -> SharedState:
+    """Draw which cell type, of the commoner half, and which two diseases share a state.
+
+    Its programme is as wide as one that tells cell types apart, and as strong as a disease's.
+    """
+    commoner = np.argsort(-biology.frequency)[: (biology.frequency.size + 1) // 2]
+    return SharedState(
+        share=share,
+        cell_type=int(rng.choice(commoner)),
+        diseases=np.sort(1 + rng.choice(biology.delta.shape[1] - 1, 2, replace=False)),
+        programme=rng.uniform(4, 5) * _draw_programme(rng, biology.beta.size, 0.15),
+    )
+
+
 def draw_apart(rng: Generator, count: int, dimensions: int, scale: float) -> Array:
     """Draw normal points, each the one of 20 candidates farthest from those before."""
     points = np.zeros((count, dimensions), np.float32)
@@ -61,6 +89,15 @@ def draw_apart(rng: Generator, count: int, dimensions: int, scale: float) -> Arr
         distance = np.linalg.norm(candidates[:, None] - points[None, :row], axis=2)
         points[row] = candidates[distance.min(axis=1, initial=np.inf).argmax()]
     return points
+
+
+def _draw_programme(rng: Generator, genes: int, share: float) -> Array:
+    """Draw one column of loadings: a share of the genes, every other one going down."""
+    programme = np.zeros(genes, np.float32)
+    rows = rng.choice(genes, max(1, round(share * genes)), replace=False)
+    sign = np.where(np.arange(rows.size) % 2, -1.0, 1.0)
+    programme[rows] = sign * rng.uniform(0.2, 0.5, rows.size)
+    return programme
 
 
 def _draw_shifts(

@@ -4,8 +4,8 @@
     s           = argmax mean_d I(y_s; y_d)                          in nats, d: every candidate
     v_k        <- v_k - v_ks v_ks^T / (v_kss + r_s)                  once s is chosen
 
-v_k is the covariance of the means of the candidates given what was measured (effects.py), r the
-noise of the mean of so many cells. I is what measuring s tells of a later measurement of d: the
+v_k is the covariance of the means of the candidates given what was measured (prior_effects.py),
+r the noise of the mean of so many cells. I is what measuring s tells of a later measurement of d: the
 expected rise of its log-likelihood (expected predictive information gain, Bickford Smith et al.
 2023, AISTATS; after Lindley 1956, Annals of Mathematical Statistics 27). In a linear model it
 depends on no outcome, so that a batch can be planned one by one.
@@ -23,8 +23,8 @@ from anndata import AnnData
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import Covariate, text_values
 from invatlas.errors import CovariateError, SettingsError
-from invatlas.tasks.effects import Measured, Weights, fit_effects, predict
 from invatlas.tasks.embed import embed
+from invatlas.tasks.prior_effects import Measured, Weights, fit_effects, predict
 from invatlas.tasks.samples import name_donor
 
 MOST_CANDIDATES = 2000

@@ -1,0 +1,165 @@
+"""Commands that hold cells against others: what they might be, and how groups differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from invatlas.assignments import read_change, read_given
+from invatlas.errors import SettingsError
+from invatlas.files import read_cells, refuse_as_cells, refuse_output, write_cells, write_text
+from invatlas.options import (
+    Cells,
+    Folder,
+    GeneColumn,
+    Layer,
+    Output,
+    Overwrite,
+    Seed,
+    Threads,
+    use_threads,
+)
+from invatlas.terminal import explained, say, show_states
+
+
+def counterfactual(
+    atlas: Folder,
+    cells: Cells,
+    output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],
+    change: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            help="What a covariate is to become, as covariate=value, covariate=A+B, or "
+            "covariate=reference of a technical one; may be repeated.",
+        ),
+    ],
+    layer: Layer = None,
+    gene_column: GeneColumn = None,
+    minimum_overlap: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of the reference's counts in common genes."),
+    ] = 0.5,
+    log_normalised: Annotated[
+        bool, typer.Option("--log-normalised", help="Write log(1 + counts per 10,000).")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=2, help="Draws of the latents.")] = 20,
+    seed: Seed = 0,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict what cells would look like, had they other values of some covariates."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.counterfactual import counterfactual as predict
+
+        wanted = read_change(change)
+        if output.resolve() == cells.resolve():
+            raise SettingsError(f"{output} holds the cells themselves; give the output a new name.")
+        refuse_as_cells(output, overwrite)
+        use_threads(threads)
+        predicted = predict(
+            load(atlas),
+            read_cells(cells),
+            wanted,
+            layer=layer,
+            gene_column=gene_column,
+            minimum_overlap=minimum_overlap,
+            log_normalised=log_normalised,
+            samples=samples,
+            seed=seed,
+        )
+        write_cells(predicted, output)
+        supported = int(predicted.obs["counterfactual_supported"].sum())
+        say(
+            f"Wrote {predicted.n_obs:,} cells x {predicted.n_vars:,} genes to {output}; the atlas "
+            f"knows {supported:,} of the cells."
+        )
+
+
+def differential(
+    atlas: Folder,
+    cells: Cells,
+    output: Output,
+    group: Annotated[
+        list[str], typer.Option(help="What cells of the first group have, as column=value.")
+    ],
+    reference: Annotated[
+        list[str], typer.Option(help="What cells of the second group have, as column=value.")
+    ],
+    within: Annotated[
+        list[str] | None, typer.Option(help="What cells of both have, as column=value.")
+    ] = None,
+    donor: Annotated[str, typer.Option(help="Column of obs that names the replicates.")] = "donor",
+    method: Annotated[str, typer.Option(help="posterior or pseudobulk (DESeq2).")] = "posterior",
+    threshold: Annotated[
+        float, typer.Option(help="Change in log2 beyond which a gene counts as different.")
+    ] = 0.25,
+    layer: Layer = None,
+    gene_column: GeneColumn = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say which genes differ between two groups of cells, technique taken out."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.differential import differential_expression
+
+        refuse_output(output, overwrite)
+        both = read_given(within or [], "--within")
+        found = differential_expression(
+            load(atlas),
+            read_cells(cells),
+            {**both, **read_given(group, "--group")},
+            {**both, **read_given(reference, "--reference")},
+            donor=donor,
+            method=method,
+            threshold=threshold,
+            layer=layer,
+            gene_column=gene_column,
+        )
+        write_text(found.to_csv(), output)
+        clear = int((found["false_discovery_rate"] <= 0.05).sum())
+        say(f"{clear} of {len(found):,} genes differ at a false discovery rate of 5 %.")
+        say(f"Wrote {output}.")
+
+
+def states(
+    atlas: Folder,
+    cells: Cells,
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV file, one row a cell.")],
+    cell_type: Annotated[str, typer.Option(help="The cell type to look into.")],
+    reference: Annotated[str, typer.Option(help="Disease to compare with, such as healthy.")],
+    cell_type_column: Annotated[str, typer.Option(help="Column of obs.")] = "cell_type",
+    disease: Annotated[str, typer.Option(help="Column of obs.")] = "disease",
+    donor: Annotated[str, typer.Option(help="Column of obs that names the replicates.")] = "donor",
+    layer: Layer = None,
+    gene_column: GeneColumn = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the states within a cell type, and the diseases that share them."""
+    with explained():
+        from invatlas.storage import load
+        from invatlas.tasks.states import states as find_states
+
+        refuse_output(output, overwrite)
+        found = find_states(
+            load(atlas),
+            read_cells(cells),
+            cell_type=cell_type,
+            cell_type_column=cell_type_column,
+            disease=disease,
+            reference=reference,
+            donor=donor,
+            layer=layer,
+            gene_column=gene_column,
+            seed=seed,
+        )
+        write_text(found.cells.to_csv(index_label="cell"), output)
+        show_states(found)
+        say(f"Wrote the states of {len(found.cells):,} cells to {output}.")
+
+
+COMMANDS = (counterfactual, differential, states)

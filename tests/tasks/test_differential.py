@@ -1,0 +1,167 @@
+"""Differential expression: technique taken out, donors as replicates, mistakes explained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+import invatlas as ia
+from invatlas.data.counts import CountSource
+from invatlas.tasks.expression import TECHNICAL_VALUES, profile
+from invatlas.tasks.groups import choose_cells, take_samples
+
+ILL = {"cell_type": "type_1", "disease": "disease_1"}
+WELL = {"cell_type": "type_1", "disease": "healthy"}
+
+
+@pytest.fixture(scope="module")
+def planted() -> AnnData:
+    """Eight donors for each of two diseases, with clear shifts and little technique."""
+    return ia.simulate(
+        cells=2400, genes=100, donors=16, batches=2, cell_types=2, diseases=2, seed=11
+    )
+
+
+@pytest.fixture(scope="module")
+def planted_atlas(planted: AnnData) -> ia.Atlas:
+    settings = ia.Settings(epochs=40, hidden=64, genes=0, spared_donors=0.0)
+    return ia.fit(planted, ["cell_type", "disease"], ["donor", "batch"], settings=settings)
+
+
+def contrast(study: AnnData) -> tuple[dict, dict, set[str]]:
+    """The commonest affected cell type, ill and healthy, and its differential genes."""
+    table = study.uns["differential_genes"]
+    kind = table["cell_type"].min()
+    far = table[(table["cell_type"] == kind) & (table["log_fold_change"].abs() > 0.25)]
+    groups = [{"cell_type": kind, "disease": disease} for disease in ("disease_1", "healthy")]
+    return groups[0], groups[1], set(far["gene"])
+
+
+def test_planted_genes_are_found_and_no_others(planted: AnnData, planted_atlas: ia.Atlas) -> None:
+    ill, well, true = contrast(planted)
+    found = ia.differential_expression(planted_atlas, planted, ill, well)
+    listed = set(found.index[found["false_discovery_rate"] <= 0.1])
+    assert len(listed & true) >= 0.5 * len(true)
+    assert len(listed - true) <= max(1, 0.15 * len(listed))
+    table = planted.uns["differential_genes"].set_index(["cell_type", "disease", "gene"])
+    truth = table["log_fold_change"].loc[ill["cell_type"], "disease_1"]
+    estimated = found.loc[truth.index, "log2_fold_change"]
+    assert np.corrcoef(truth, estimated)[0, 1] > 0.9
+
+
+def test_swapping_the_groups_turns_the_signs(study: AnnData, atlas: ia.Atlas) -> None:
+    one = ia.differential_expression(atlas, study, ILL, WELL)
+    two = ia.differential_expression(atlas, study, WELL, ILL).loc[one.index]
+    np.testing.assert_allclose(one["log2_fold_change"], -two["log2_fold_change"], atol=1e-6)
+    np.testing.assert_allclose(one["probability"], two["probability"], atol=1e-6)
+
+
+def test_masks_and_values_gene_and_cell_order_give_one_answer(
+    study: AnnData, atlas: ia.Atlas, generator: np.random.Generator
+) -> None:
+    one = ia.differential_expression(atlas, study, ILL, WELL)
+    masks = [choose_cells(study.obs, group, "group") for group in (ILL, WELL)]
+    cells, genes = generator.permutation(study.n_obs), generator.permutation(study.n_vars)
+    shuffled = study[cells, genes].copy()
+    two = ia.differential_expression(atlas, shuffled, masks[0][cells], masks[1][cells])
+    pd.testing.assert_frame_equal(one, two.loc[one.index], rtol=1e-3, atol=1e-5)
+    assert (one["false_discovery_rate"].diff().dropna() >= 0).all()
+
+
+def test_technique_is_the_same_for_every_cell(study: AnnData, atlas: ia.Atlas) -> None:
+    """Donors renamed at random change what is expected as measured, not what biology counts."""
+    source = CountSource.from_anndata(study, atlas.genes)
+    technical = atlas.schema.encode(study.obs)[1]
+    sample = np.arange(study.n_obs) % 2
+    one = profile(atlas, source, technical, sample, 2)
+    two = profile(atlas, source, technical[::-1].copy(), sample, 2)
+    np.testing.assert_array_equal(one.biological, two.biological)
+    assert not np.allclose(one.expected, two.expected)
+    for sums in (one.biological, one.expected, one.counted):
+        np.testing.assert_allclose(sums.sum(1), one.library_size, rtol=1e-4)
+    assert TECHNICAL_VALUES > 1
+
+
+def test_what_the_model_missed_is_put_back(study: AnnData, atlas: ia.Atlas) -> None:
+    source = CountSource.from_anndata(study, atlas.genes)
+    technical = atlas.schema.encode(study.obs)[1]
+    found = profile(atlas, source, technical, np.zeros(study.n_obs, dtype=int), 1)
+    right = replace(found, counted=found.expected)
+    np.testing.assert_allclose(
+        right.log_expression(), np.log(found.biological / found.library_size[:, None])
+    )
+    twice = replace(found, counted=2 * found.expected)
+    np.testing.assert_allclose(
+        twice.log_expression(0.0) - right.log_expression(0.0), np.log(2), atol=1e-9
+    )
+
+
+def test_donors_in_both_groups_are_compared_with_themselves(study: AnnData) -> None:
+    generator = np.random.default_rng(0)
+    first = generator.random(study.n_obs) < 0.5
+    samples = take_samples(study.obs, first, ~first, "donor", 5)
+    assert samples.paired
+    donors = study.obs["donor"].cat.categories
+    np.testing.assert_array_equal(samples.donor, [*donors, *donors])
+    for s, donor in enumerate(samples.donor):
+        rows = samples.cells == s
+        assert set(study.obs["donor"][rows]) == {donor}
+        assert (first[rows] == samples.first[s]).all()
+    ill = (study.obs["disease"] == "disease_1").to_numpy()
+    apart = take_samples(study.obs, ill, ~ill, "donor", 5)
+    assert not apart.paired and apart.first.sum() == 3 and len(apart.donor) == 6
+
+
+def test_a_donor_with_few_cells_is_left_out(study: AnnData) -> None:
+    ill = (study.obs["disease"] == "disease_1").to_numpy()
+    donor = study.obs["donor"][ill].iloc[0]
+    rows = np.flatnonzero(study.obs["donor"] == donor)
+    ill[rows[4:]] = False
+    well = (study.obs["disease"] == "healthy").to_numpy()
+    samples = take_samples(study.obs, ill, well, "donor", 5)
+    assert donor not in samples.donor and samples.first.sum() == 2
+
+
+def test_pseudobulk_agrees_on_what_is_clear(planted: AnnData, planted_atlas: ia.Atlas) -> None:
+    pytest.importorskip("pydeseq2")
+    ill, well, _ = contrast(planted)
+    found = ia.differential_expression(
+        planted_atlas, planted, ill, well, method="pseudobulk", threshold=0.0
+    )
+    ours = ia.differential_expression(planted_atlas, planted, ill, well)
+    clear = ours.index[:8]
+    changes = [table.loc[clear, "log2_fold_change"] for table in (found, ours)]
+    assert (np.sign(changes[0]) == np.sign(changes[1])).all()
+    assert found["p_value"].between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "message"),
+    [
+        ({"disease": "flu"}, WELL, "group1: no cell has disease 'flu'; the values are disease_1"),
+        ({"diseas": "healthy"}, WELL, "Did you mean 'disease'"),
+        (WELL, {"disease": "healthy"}, "share .* cells; they must share none"),
+        (np.ones(3, dtype=bool), WELL, "one True or False for each of the 600 cells"),
+        ({"donor": "donor_01"}, {"donor": "donor_02"}, "Group 1 has 1 values of donor"),
+    ],
+    ids=["value", "column", "overlap", "mask", "one donor"],
+)
+def test_wrong_groups_are_refused(
+    study: AnnData, atlas: ia.Atlas, one: object, two: object, message: str
+) -> None:
+    with pytest.raises(ia.InvatlasError, match=message):
+        ia.differential_expression(atlas, study, one, two)
+
+
+def test_wrong_choices_are_refused(study: AnnData, atlas: ia.Atlas, fit) -> None:
+    with pytest.raises(ia.InvatlasError, match="posterior or pseudobulk"):
+        ia.differential_expression(atlas, study, ILL, WELL, method="wilcoxon")
+    with pytest.raises(ia.InvatlasError, match="threshold is -1"):
+        ia.differential_expression(atlas, study, ILL, WELL, threshold=-1)
+    gaussian = fit(study, likelihood="gaussian", epochs=1)
+    with pytest.raises(ia.InvatlasError, match="gaussian likelihood"):
+        ia.differential_expression(gaussian, study, ILL, WELL)
