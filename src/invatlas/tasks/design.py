@@ -5,8 +5,8 @@
     v_k        <- v_k - v_ks v_ks^T / (v_kss + r_s)                  once s is chosen
 
 v_k is the covariance of the means of the candidates given what was measured (prior_effects.py),
-r the noise of the mean of so many cells. I is what measuring s tells of a later measurement of d: the
-expected rise of its log-likelihood (expected predictive information gain, Bickford Smith et al.
+r the noise of the mean of so many cells. I is what measuring s tells of a later measurement of d:
+the expected rise of its log-likelihood (expected predictive information gain, Bickford Smith et al.
 2023, AISTATS; after Lindley 1956, Annals of Mathematical Statistics 27). In a linear model it
 depends on no outcome, so that a batch can be planned one by one.
 """
