@@ -150,7 +150,7 @@ def score(task: Task, x: np.ndarray, predicted: np.ndarray, pca: PCA) -> dict[st
     bulk_m, bulk_t = (np.log1p(np.expm1(v).mean(0)) for v in (predicted, truth))
     var_m, var_t = predicted.var(0), truth.var(0)
     a, b = pca.transform(predicted), pca.transform(truth)
-    return {
+    scores = {
         "R2": r2(t[top], m[top]),
         "R2_det": 1 - np.square(t - m)[top].sum() / np.square(t[top] - t[top].mean()).sum(),
         "R2_bulk": r2(bulk_t[top], bulk_m[top]),
@@ -162,6 +162,7 @@ def score(task: Task, x: np.ndarray, predicted: np.ndarray, pca: PCA) -> dict[st
         "E": e_distance(a, b),
         "MMD": mmd(a, b),
     }
+    return {name: float(value) for name, value in scores.items()}
 
 
 def r2(a: np.ndarray, b: np.ndarray) -> float:
@@ -271,7 +272,7 @@ def coverage(task: Task, genes: pd.Index, table: pd.DataFrame) -> dict[str, floa
     low, high = table["counterfactual_mean_low"], table["counterfactual_mean_high"]
     inside = ((truth >= low) & (truth <= high)).to_numpy()
     top = np.argsort(-np.abs(np.log1p(truth) - np.log1p(now)))[:100]
-    return {"coverage": inside.mean(), "coverage_top": inside[top].mean()}
+    return {"coverage": float(inside.mean()), "coverage_top": float(inside[top].mean())}
 
 
 def run_fold(fold: Fold, settings: ia.Settings, scvi_epochs: int) -> list[dict[str, object]]:
