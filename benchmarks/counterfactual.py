@@ -316,7 +316,7 @@ def main() -> None:
     parser.add_argument("--held-out", default="stim", choices=["stim", "ctrl"])
     parser.add_argument("--type", default="", help="part of the names of the types to run")
     parser.add_argument("--donors", default="101,1488")
-    parser.add_argument("--screens", type=int, default=2, help="simulated screens")
+    parser.add_argument("--screens", type=int, default=2, help="simulated screens, from seed 1")
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--scvi-epochs", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
@@ -329,8 +329,8 @@ def main() -> None:
     makers = {
         "type": lambda: kang_types(args.held_out, args.type),
         "donor": lambda: kang_donors(args.held_out, args.donors.split(",")),
-        "screen": lambda: [f for s in range(args.screens) for f in screen(s, pairs=False)],
-        "pair": lambda: [f for s in range(args.screens) for f in screen(s, pairs=True)],
+        "screen": lambda: [f for s in range(1, args.screens + 1) for f in screen(s, pairs=False)],
+        "pair": lambda: [f for s in range(1, args.screens + 1) for f in screen(s, pairs=True)],
     }
     rows: list[dict[str, object]] = []
     for part in args.parts.split(","):
