@@ -181,7 +181,7 @@ def test_a_combination_nobody_measured_is_predicted(
 def test_technical_values_are_taken_away(
     response: AnnData, settings: Callable[..., ia.Settings]
 ) -> None:
-    chosen = settings(epochs=60, hidden=64, invariant_latents=8)
+    chosen = settings(epochs=120, hidden=64, invariant_latents=8)
     atlas = ia.fit(response, ["cell_type", "condition"], ["donor"], settings=chosen)
     result = ia.counterfactual(atlas, response, {"donor": "reference"})
     donor = response.obs["donor"].to_numpy()
