@@ -171,3 +171,31 @@ def test_browser_opens_a_hundred_thousand_cells(
     assert browser.execute_script("return maps[0].places.length") == 200_000
     assert browser.get_log("browser") == []
     assert browser.list_requests(path) == [path.as_uri()]
+
+
+def test_browser_spreads_a_map_with_two_fingers(browser: Any, page: Path) -> None:
+    metrics = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        browser.refresh()
+        browser.settle()
+        x, y = browser.execute_script(
+            """maps[0].canvas.scrollIntoView({ block: "center" });
+            const box = maps[0].canvas.getBoundingClientRect();
+            return [box.left + box.width / 2, box.top + box.height / 2];"""
+        )
+        for kind, apart in (("touchStart", 30), ("touchMove", 45), ("touchMove", 60)):
+            fingers = [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
+            browser.execute_cdp_cmd(
+                "Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers}
+            )
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        browser.settle()
+        zoomed = browser.execute_script(VIEW)[0]
+        assert zoomed == pytest.approx([WHOLE[0], WHOLE[1], 2], rel=0.02)
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert browser.get_log("browser") == []

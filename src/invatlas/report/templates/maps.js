@@ -155,9 +155,10 @@ function drag(map, event) {
   };
   const before = grip();
   map.held.set(event.pointerId, event);
-  const after = grip(), scale = scaleOf(map), { x, y, zoom } = map.view;
-  look(map, x - (after.clientX - before.clientX) / scale, y - (after.clientY - before.clientY) / scale, zoom);
-  if (before.apart && after.apart) zoomAt(map, placeUnder(map, after), after.apart / before.apart);
+  const after = grip(), { x, y, zoom } = map.view;
+  const times = clamp(before.apart && after.apart ? (zoom * after.apart) / before.apart : zoom, 1, CLOSEST);
+  const kept = placeUnder(map, before), reached = placeUnder(map, after); // what was held stays held
+  look(map, kept.x + ((x - reached.x) * zoom) / times, kept.y + ((y - reached.y) * zoom) / times, times);
   leave();
   redraw([map]);
 }
