@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from invatlas.errors import InvatlasError
     from invatlas.evaluate.consensus import fit_seeds
     from invatlas.evaluate.identifiability import identifiability
+    from invatlas.report import figures as pl
+    from invatlas.report.answer import write_page
     from invatlas.report.page import write_report
     from invatlas.report.query import write_query_report
     from invatlas.settings import Settings
@@ -71,9 +73,11 @@ _PLACES = {
     "summarise": "tasks.summary",
     "summarise_query": "tasks.summary",
     "undo_adaptation": "tasks.adapt",
+    "write_page": "report.answer",
     "write_query_report": "report.query",
     "write_report": "report.page",
 }
+_MODULES = {"evaluate": "evaluate", "pl": "report.figures"}
 
 __all__ = [
     "Atlas",
@@ -100,6 +104,7 @@ __all__ = [
     "map_cells",
     "novel_states",
     "novelty",
+    "pl",
     "prediction_sets",
     "save",
     "selection",
@@ -108,6 +113,7 @@ __all__ = [
     "summarise",
     "summarise_query",
     "undo_adaptation",
+    "write_page",
     "write_query_report",
     "write_report",
 ]
@@ -116,8 +122,8 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for, so that the import itself is quick."""
-    if name == "evaluate":
-        return import_module("invatlas.evaluate")
+    if name in _MODULES:
+        return import_module(f"invatlas.{_MODULES[name]}")
     if name in _PLACES:
         return getattr(import_module(f"invatlas.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'invatlas' has no attribute {name!r}")

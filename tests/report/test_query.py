@@ -292,7 +292,7 @@ def test_many_cells_are_quick_and_small(query: Maker) -> None:
     html = render_query_report(**parts)
     assert time.perf_counter() - start < 10
     assert len(html) < 1_500_000
-    assert "20,000 of 60,000 cells are drawn" in html
+    assert "cells are drawn" not in html, "all of them are"
 
 
 def test_report_leaves_the_cells_alone(query: Maker) -> None:

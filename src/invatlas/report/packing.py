@@ -16,7 +16,6 @@ from anndata import AnnData
 from invatlas.report.plots import (
     COLOURS,
     LAYOUTS,
-    MOST_CELLS,
     choose_cells,
     code_categories,
     palette,
@@ -24,9 +23,11 @@ from invatlas.report.plots import (
 
 MOST_NAMES = 500  # categories with a name on the maps, for each colouring
 MOST_LETTERS = 120  # longer category names are cut on the maps
-MOST_BYTES = 1_600_000  # packed coordinates and categories; fewer cells are drawn beyond it
+MOST_CELLS = 100_000  # drawn at most; all of them move with the hand
+MOST_BYTES = 20_000_000  # packed coordinates and categories; fewer cells are drawn beyond it
 
 RANGES = 6
+FEW_VALUES = 12  # numbers with more values than that are shown in ranges
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,13 @@ def pack_column(colouring: Colouring, rows: npt.NDArray[np.int64]) -> dict[str, 
         "missing": int(values.isna().sum()),
         **shaded,
     }
+
+
+def colour_values(values: pd.Series, role: str, reading: str) -> Colouring:
+    """Colour by a column as it is: numbers with many values in ranges, all else by category."""
+    if pd.api.types.is_numeric_dtype(values) and values.nunique() > FEW_VALUES:
+        return colour_numbers(values, role, reading)
+    return Colouring(values, role, reading)
 
 
 def colour_numbers(values: pd.Series, role: str, reading: str) -> Colouring:

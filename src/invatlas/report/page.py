@@ -16,7 +16,7 @@ from invatlas.report.leaks import draw_audit, tabulate_audit
 from invatlas.report.packing import Colouring, colour_numbers, pack_maps
 from invatlas.report.plots import LAYOUTS, horizontal_bars, line_chart
 from invatlas.report.table import Table, tabulate_frame
-from invatlas.report.template import render_page, write_page
+from invatlas.report.template import render_page, write_html
 
 
 def write_report(
@@ -45,7 +45,7 @@ def write_report(
     html = render_report(
         summary=summary, latents=latents, history=history, warnings=warnings, audit=audit
     )
-    return write_page(path, html)
+    return write_html(path, html)
 
 
 def render_report(

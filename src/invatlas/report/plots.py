@@ -1,7 +1,7 @@
 """Figures: numbers in, a drawing out; nothing is estimated here.
 
 `horizontal_bars` and `line_chart` return inline SVG, coloured by the style sheet of the page
-(classes, no colours of their own); `draw_maps` writes a PNG. Text is escaped here.
+(classes, no colours of their own). Text is escaped here.
 """
 
 from __future__ import annotations
@@ -10,19 +10,12 @@ import colorsys
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from anndata import AnnData
 
-from invatlas.errors import CovariateError, DataError
 from invatlas.report.axes import Plane, draw_svg, round_ticks, shorten
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST_CELLS = 20_000
 COLOURS = 120
@@ -208,91 +201,6 @@ def line_chart(
         what = "some epochs" if late else "first epochs"
         parts.append(f'<text class="tick end" {place}>{what} lie above the axis</text>')
     return draw_svg(width, height, label, parts)
-
-
-def draw_maps(latents: AnnData, columns: Sequence[str], path: str | Path) -> Path:
-    """Draw the 2-D maps as a PNG: one row a latent, one column a covariate.
-
-    Parameters
-    ----------
-    latents
-        obs with `columns`, obsm `X_invariant_umap` and, if there is one, `X_spurious_umap`.
-    columns
-        obs columns to colour by.
-    path
-        File to write.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    CovariateError
-        If a column is not in obs.
-    DataError
-        If there is no layout to draw.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, rarely needed
-    from matplotlib.figure import Figure
-
-    for column in columns:
-        if column not in latents.obs:
-            raise CovariateError(
-                f"no obs column {column!r} to colour by; there are {list(latents.obs.columns)}"
-            )
-    layouts = [name for name, key in LAYOUTS.items() if key in latents.obsm]
-    if not layouts or not columns:
-        raise DataError(
-            f"nothing to draw: columns {list(columns)}, obsm {list(latents.obsm)}; "
-            f"allowed are one column or more and at least one of {list(LAYOUTS.values())}"
-        )
-    rows = choose_cells(latents.n_obs)
-    key_height = 1.3
-    tall = 3.1 * len(layouts) + key_height
-    figure = Figure(figsize=(3.3 * len(columns), tall), facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(layouts), len(columns), squeeze=False)
-    figure.subplots_adjust(
-        0.25 / len(columns) / 3.3, key_height / tall, 0.995, 1 - 0.3 / tall, 0.06, 0.06
-    )
-    for across, column in enumerate(columns):
-        codes, names, _ = code_categories(latents.obs[column], rows)
-        colours = np.array([*palette(len(names)), "#d3d7db"])[codes]
-        for down, name in enumerate(layouts):
-            ax = axes[down, across]
-            places = np.asarray(latents.obsm[LAYOUTS[name]])[rows]
-            for drawn in (codes < 0, codes >= 0):
-                ax.scatter(*places[drawn].T, c=colours[drawn], s=30_000 / (len(rows) + 4e3), lw=0)
-            ax.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
-            ax.spines[:].set_visible(False)
-            if across == 0:
-                ax.set_ylabel(f"{name} latent", fontsize=11)
-        axes[0, across].set_title(column.replace("$", r"\$"), fontsize=11, loc="left")
-        _draw_key(axes[-1, across], names)
-    figure.savefig(path, dpi=160)
-    return Path(path)
-
-
-def _draw_key(ax: Axes, names: Sequence[str]) -> None:
-    shown = names if len(names) <= 12 else names[:11]
-    marks = [
-        ax.scatter([], [], c=colour, s=28, lw=0, label=shorten(name, 20).replace("$", r"\$"))
-        for name, colour in zip(shown, palette(len(shown)), strict=True)
-    ]
-    if len(names) > len(shown):
-        marks.append(ax.scatter([], [], c="none", label=f"and {len(names) - len(shown):,} more"))
-    ax.legend(
-        handles=marks,
-        loc="upper left",
-        bbox_to_anchor=(0, 0),
-        frameon=False,
-        fontsize=7.5,
-        ncols=2,
-        columnspacing=1,
-        handletextpad=0.1,
-    )
 
 
 def _choose_range(lines: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float, bool]:

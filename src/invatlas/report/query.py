@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from invatlas.data.genes import GeneOverlap
 from invatlas.report.histogram import histogram
-from invatlas.report.packing import Colouring, colour_numbers, pack_maps
+from invatlas.report.packing import Colouring, colour_numbers, colour_values, pack_maps
 from invatlas.report.plots import LAYOUTS
 from invatlas.report.table import (
     OUTCOMES,
@@ -22,10 +22,9 @@ from invatlas.report.table import (
     tabulate_confidence,
     tabulate_frame,
 )
-from invatlas.report.template import render_page, write_page
+from invatlas.report.template import render_page, write_html
 
 MOST_COLUMNS = 20  # columns of the query that colour the map
-FEW_VALUES = 12  # numbers with more values than that are shown in ranges
 BINS = np.linspace(0, 1, 21)
 KINDS = dict(zip(("called", "weak", "new"), OUTCOMES, strict=True))  # class of the style sheet
 
@@ -56,7 +55,7 @@ def write_query_report(
     html = render_query_report(
         summary=summary, cells=cells, overlap=overlap, notes=notes, groups=groups
     )
-    return write_page(path, html)
+    return write_html(path, html)
 
 
 def render_query_report(
@@ -245,12 +244,7 @@ def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colou
     own.sort(key=lambda name: name != summary.get("by"))
     for name in own[:MOST_COLUMNS]:
         reading = f"{name} is a column of the query; calls do not depend on it."
-        numbers = pd.api.types.is_numeric_dtype(obs[name]) and obs[name].nunique() > FEW_VALUES
-        listed.append(
-            colour_numbers(obs[name], "query", reading)
-            if numbers
-            else Colouring(obs[name], "query", reading)
-        )
+        listed.append(colour_values(obs[name], "query", reading))
     return listed
 
 

@@ -146,7 +146,7 @@ def tabulate_confidence(
     return Table(name_file("confidence", calls.name), headings, rows, note=note)
 
 
-def tabulate_frame(frame: pd.DataFrame, file: str) -> Table:
+def tabulate_frame(frame: pd.DataFrame, file: str, most: int = MOST_ROWS) -> Table:
     """Show a table as it is: lists in one line, columns named after a share in per cent.
 
     Parameters
@@ -155,6 +155,8 @@ def tabulate_frame(frame: pd.DataFrame, file: str) -> Table:
         Any table; its index is shown where it has a name.
     file
         As in `Table`.
+    most
+        Rows shown at most.
 
     Returns
     -------
@@ -170,7 +172,7 @@ def tabulate_frame(frame: pd.DataFrame, file: str) -> Table:
             _say_value(value, heading.number and "share" in heading.name.lower())
             for heading, value in zip(headings, row, strict=True)
         ]
-        for row in frame.head(MOST_ROWS).itertuples(index=False, name=None)
+        for row in frame.head(most).itertuples(index=False, name=None)
     ]
     left = len(frame) - len(rows)
     note = f"The last {left:,} of {len(frame):,} rows are left out." if left else ""

@@ -45,7 +45,7 @@ def render_page(name: str, **parts: Any) -> str:
     return environment.get_template(name).render(**parts)
 
 
-def write_page(path: str | Path, html: str) -> Path:
+def write_html(path: str | Path, html: str) -> Path:
     """Write a page; an existing file is replaced in one step.
 
     Parameters

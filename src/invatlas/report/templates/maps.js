@@ -1,65 +1,69 @@
 const data = JSON.parse(document.getElementById("maps-data").textContent);
-const unpack = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 // A column may name its own colours, by variables of the style sheet, and a code that lies on top.
 const colour = (column, code) =>
   column.shades ? `var(${column.shades[code]})` : data.colours[code % data.colours.length];
-const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const pencil = document.createElement("canvas").getContext("2d");
+const numbers = new Map();
+function number(shade) { // a colour or a variable of the style sheet as 0xrrggbb
+  if (!numbers.has(shade)) {
+    const name = /^var\((.*)\)$/.exec(shade)?.[1];
+    pencil.fillStyle = name ? getComputedStyle(root).getPropertyValue(name).trim() : shade;
+    numbers.set(shade, parseInt(pencil.fillStyle.slice(1), 16));
+  }
+  return numbers.get(shade);
+}
 
-const columns = data.columns.map((column) => {
-  const bytes = unpack(column.codes);
-  const codes = column.bytes === 1 ? bytes : new Uint16Array(bytes.buffer);
-  return { ...column, codes, none: column.bytes === 1 ? 255 : 65535 };
-});
+const columns = data.columns.map((column) => ({
+  ...column,
+  none: column.bytes === 1 ? 255 : 65535,
+  get codes() { // unpacked once it is looked at
+    const bytes = unpack(column.codes), codes = column.bytes === 1 ? bytes : new Uint16Array(bytes.buffer);
+    Object.defineProperty(this, "codes", { value: codes });
+    return codes;
+  },
+}));
 const say = (column, code) =>
   code === column.none ? "no value" : column.names[code] ?? "one of the smaller categories";
-const maps = find("[data-map]").map((figure) => ({
-  figure,
-  canvas: figure.querySelector("canvas"),
-  ring: figure.querySelector(".ring"),
-  places: new Uint16Array(unpack(data.maps[figure.dataset.map]).buffer),
-}));
-const state = { column: columns[0], pinned: null, pointed: null, waiting: false };
-const margin = 10;
+const maps = find("[data-map]").map((figure) => {
+  const places = new Uint16Array(unpack(data.maps[figure.dataset.map]).buffer);
+  const map = { figure, places, canvas: figure.querySelector("canvas"),
+    ring: figure.querySelector(".ring"), grid: null, held: new Map() };
+  look(map, SPAN / 2, SPAN / 2, 1);
+  return map;
+});
+const state = { column: columns[0], pinned: null, pointed: null, waiting: new Set() };
 
+function layer(colourOf) {
+  const { none, names, categories } = state.column, colours = new Int32Array(none + 1).fill(-1);
+  const codes = Math.min(Math.max(names.length, categories), none);
+  for (let code = 0; code < codes; code++) colours[code] = colourOf(code);
+  colours[none] = colourOf(none);
+  return colours;
+}
 function draw(map) {
-  const { canvas, places } = map, side = canvas.clientWidth, ratio = window.devicePixelRatio || 1;
-  if (!side) return;
-  canvas.width = canvas.height = Math.round(side * ratio);
-  const pen = canvas.getContext("2d"), { codes, none } = state.column;
-  const focus = state.pointed ?? state.pinned, scale = (side - 2 * margin) / 65535;
-  const size = Math.max(1, Math.min(3.2, Math.sqrt((0.3 * side * side) / (data.drawn * Math.PI))));
-  pen.scale(ratio, ratio);
-  const dot = (cell, radius) => {
-    const x = margin + places[2 * cell] * scale, y = margin + places[2 * cell + 1] * scale;
-    if (radius < 1.3) return pen.fillRect(x - radius, y - radius, 2 * radius, 2 * radius);
-    pen.beginPath(); pen.arc(x, y, radius, 0, 2 * Math.PI); pen.fill();
-  };
-  const top = state.column.top ?? null, shades = state.column.shades?.map(style);
-  const paint = (code) => (shades ? shades[code] : colour(state.column, code));
-  pen.fillStyle = style("--none"); pen.globalAlpha = focus === null ? 0.8 : 0.45;
-  for (let cell = 0; cell < codes.length; cell++)
-    if (focus === null ? codes[cell] === none : codes[cell] !== focus) dot(cell, size);
-  pen.globalAlpha = 0.85;
-  if (focus === none) pen.fillStyle = style("--muted");
-  for (let cell = 0; cell < codes.length; cell++) {
-    const code = codes[cell];
-    if (focus === null ? code === none || code === top : code !== focus) continue;
-    if (code !== none) pen.fillStyle = paint(code);
-    dot(cell, focus === null ? size : size * 1.15);
-  }
-  if (focus === null && top !== null) {
-    pen.globalAlpha = 1; pen.fillStyle = paint(top);
-    for (let cell = 0; cell < codes.length; cell++)
-      if (codes[cell] === top) dot(cell, Math.max(1.8, size * 1.3));
-  }
-  canvas.setAttribute("aria-label", `${map.figure.dataset.map} latent in two dimensions, ` +
+  const { codes, none, top = null } = state.column, focus = state.pointed ?? state.pinned;
+  const side = map.canvas.clientWidth, room = (0.3 * side * side) / (data.drawn * Math.PI);
+  const size = clamp(Math.sqrt(room * map.view.zoom), 0.8, 3.2);
+  const grey = number("var(--none)"), muted = number("var(--muted)");
+  const paint = (code) => (code === none ? muted : number(colour(state.column, code)));
+  const when = (shown, shade) => layer((code) => (shown(code) ? shade(code) : -1));
+  const layers = focus === null
+    ? [{ colours: when((code) => code === none, () => grey), alpha: 0.8, radius: size },
+       { colours: when((code) => code !== none && code !== top, paint), alpha: 0.85, radius: size },
+       ...(top === null ? [] : [{ colours: when((code) => code === top, paint), alpha: 1, radius: Math.max(1.8, size * 1.3) }])]
+    : [{ colours: when((code) => code !== focus, () => grey), alpha: 0.45, radius: size },
+       { colours: when((code) => code === focus, paint), alpha: 0.85, radius: size * 1.15 }];
+  drawDots(map, codes, layers);
+  map.canvas.setAttribute("aria-label", `${map.figure.dataset.map} latent in two dimensions, ` +
     `${data.drawn} cells coloured by ${state.column.name}`);
+  for (const button of find("[data-zoom='out'], [data-zoom='all']", map.figure))
+    button.disabled = map.view.zoom === 1;
   map.figure.dataset.drawn = "true";
 }
-function redraw() {
-  if (state.waiting) return;
-  state.waiting = true;
-  requestAnimationFrame(() => { state.waiting = false; maps.forEach(draw); });
+function redraw(some = maps) {
+  if (!state.waiting.size)
+    requestAnimationFrame(() => { state.waiting.forEach(draw); state.waiting.clear(); });
+  for (const map of some) state.waiting.add(map);
 }
 function point(code) {
   if (state.pointed === code) return;
@@ -70,7 +74,13 @@ function pin(code) {
   state.pinned = state.pinned === code ? null : code;
   for (const entry of find("#legend button"))
     entry.setAttribute("aria-pressed", String(Number(entry.dataset.code) === state.pinned));
+  showAround();
   redraw();
+}
+function showAround() {
+  const button = document.getElementById("around");
+  button.hidden = state.pinned === null;
+  if (state.pinned !== null) button.textContent = `Zoom to ${say(state.column, state.pinned)}`;
 }
 function fillLegend() {
   const { names, counts, categories, missing, none } = state.column;
@@ -106,26 +116,19 @@ function choose(index) {
     button.setAttribute("aria-pressed", String(Number(button.dataset.column) === index));
   document.getElementById("reading").textContent = state.column.reading;
   fillLegend();
+  showAround();
   redraw();
 }
-function nearest(map, event) {
-  const box = map.canvas.getBoundingClientRect(), scale = 65535 / (box.width - 2 * margin);
-  const x = (event.clientX - box.left - margin) * scale, y = (event.clientY - box.top - margin) * scale;
-  let best = (9 * scale) ** 2, found = -1;
-  for (let cell = 0; cell < data.drawn; cell++) {
-    const distance = (map.places[2 * cell] - x) ** 2 + (map.places[2 * cell + 1] - y) ** 2;
-    if (distance < best) [best, found] = [distance, cell];
-  }
-  return found;
-}
 function inspect(map, event) {
-  const cell = nearest(map, event), tip = document.getElementById("tip");
+  map.grid ??= buildGrid(map.places);
+  const { x, y } = placeUnder(map, event), tip = document.getElementById("tip");
+  const cell = findNearest(map, x, y, 9 / scaleOf(map));
   tip.hidden = cell < 0;
-  for (const { ring, canvas, places } of maps) {
-    ring.hidden = cell < 0;
-    const scale = (canvas.clientWidth - 2 * margin) / 65535;
-    ring.style.left = `${margin + places[2 * cell] * scale}px`;
-    ring.style.top = `${margin + places[2 * cell + 1] * scale}px`;
+  for (const other of maps) {
+    const side = other.canvas.clientWidth;
+    const [across, down] = ["x", "y"].map((axis, i) => project(other, other.places[2 * cell + i], axis));
+    other.ring.hidden = cell < 0 || Math.min(across, down) < 0 || Math.max(across, down) > side;
+    Object.assign(other.ring.style, { left: `${across}px`, top: `${down}px` });
   }
   if (cell < 0) return;
   const told = columns.filter((column, index) => index < 14 || column === state.column);
@@ -143,15 +146,72 @@ function leave() {
   document.getElementById("tip").hidden = true;
   for (const { ring } of maps) ring.hidden = true;
 }
+// One finger or the mouse drags a map, two fingers spread it.
+function drag(map, event) {
+  const grip = () => {
+    const [one, two = one] = [...map.held.values()];
+    return { clientX: (one.clientX + two.clientX) / 2, clientY: (one.clientY + two.clientY) / 2,
+      apart: Math.hypot(one.clientX - two.clientX, one.clientY - two.clientY) };
+  };
+  const before = grip();
+  map.held.set(event.pointerId, event);
+  const after = grip(), { x, y, zoom } = map.view;
+  const times = clamp(before.apart && after.apart ? (zoom * after.apart) / before.apart : zoom, 1, CLOSEST);
+  const kept = placeUnder(map, before), reached = placeUnder(map, after); // what was held stays held
+  look(map, kept.x + ((x - reached.x) * zoom) / times, kept.y + ((y - reached.y) * zoom) / times, times);
+  leave();
+  redraw([map]);
+}
+function zoom(map, place, factor) {
+  zoomAt(map, place, factor);
+  leave();
+  redraw([map]);
+}
+function handle(map, key) {
+  const { x, y, zoom: times } = map.view, step = SPAN / 8 / times;
+  const moves = { ArrowLeft: [x - step, y, times], ArrowRight: [x + step, y, times],
+    ArrowUp: [x, y - step, times], ArrowDown: [x, y + step, times],
+    in: [x, y, 1.6 * times], "+": [x, y, 1.6 * times], "=": [x, y, 1.6 * times],
+    out: [x, y, times / 1.6], "-": [x, y, times / 1.6], all: [x, y, 1], 0: [x, y, 1] };
+  if (!moves[key]) return false;
+  look(map, ...moves[key]);
+  leave();
+  redraw([map]);
+  return true;
+}
+function listen(map) {
+  const { canvas, held } = map;
+  canvas.addEventListener("pointermove", (event) =>
+    held.has(event.pointerId) && (map.view.zoom > 1 || held.size > 1) ? drag(map, event) : inspect(map, event));
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    held.set(event.pointerId, event);
+    inspect(map, event);
+  });
+  for (const event of ["pointerup", "pointercancel"])
+    canvas.addEventListener(event, ({ pointerId }) => held.delete(pointerId));
+  canvas.addEventListener("pointerleave", leave);
+  canvas.addEventListener("dblclick", (event) => zoom(map, placeUnder(map, event), event.shiftKey ? 0.5 : 2));
+  canvas.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey && !event.metaKey) return; // the bare wheel scrolls the page
+    event.preventDefault();
+    zoom(map, placeUnder(map, event), Math.exp(clamp(-event.deltaY, -150, 150) / 250));
+  }, { passive: false });
+  canvas.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey && handle(map, event.key)) event.preventDefault();
+  });
+  for (const button of find("[data-zoom]", map.figure))
+    button.addEventListener("click", () => handle(map, button.dataset.zoom));
+}
 if (maps.length && columns.length) {
   document.getElementById("explorer").hidden = false;
   for (const button of find("[data-column]"))
     button.addEventListener("click", () => choose(Number(button.dataset.column)));
-  for (const map of maps) {
-    map.canvas.addEventListener("pointermove", (event) => inspect(map, event));
-    map.canvas.addEventListener("pointerdown", (event) => inspect(map, event));
-    map.canvas.addEventListener("pointerleave", leave);
-  }
+  maps.forEach(listen);
+  document.getElementById("around").addEventListener("click", () => {
+    for (const map of maps) zoomTo(map, state.column.codes, state.pinned);
+    redraw();
+  });
   document.getElementById("filter").addEventListener("input", (event) => {
     const wanted = event.target.value.toLowerCase();
     for (const item of find("#legend li"))
@@ -160,7 +220,7 @@ if (maps.length && columns.length) {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { leave(); if (state.pinned !== null) pin(state.pinned); }
   });
-  window.addEventListener("resize", redraw);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  window.addEventListener("resize", () => redraw());
+  document.addEventListener("theme", () => { numbers.clear(); redraw(); });
   choose(0);
 }
