@@ -99,7 +99,7 @@ def test_odd_names_survive(fit: Callable[..., ia.Atlas], study: AnnData, tmp_pat
 def test_files_are_plain(saved: Path) -> None:
     assert {file.name for file in saved.iterdir()} == FILES
     card = json.loads((saved / "atlas.json").read_text(encoding="utf-8"))
-    assert card["format_version"] == 4
+    assert card["format_version"] == 5
     assert len(card["genes"]) == 120
     assert card["run"]["biological"] == ["cell_type", "disease"]
     assert card["run"]["settings"]["hidden"] == 16
@@ -224,10 +224,10 @@ def test_a_card_of_bytes_is_refused(folder: Path) -> None:
         ia.load(folder)
 
 
-@pytest.mark.parametrize("version", [2, 3, 0, "3", None])
+@pytest.mark.parametrize("version", [2, 4, 0, "4", None])
 def test_another_format_version_is_refused_by_number(folder: Path, version: object) -> None:
     edit_card(folder, lambda card: card.update(format_version=version))
-    with pytest.raises(StorageError, match=rf"format version {version!r}.*reads version 4"):
+    with pytest.raises(StorageError, match=rf"format version {version!r}.*reads version 5"):
         ia.load(folder)
 
 
