@@ -56,7 +56,7 @@ def make_split(correlation: float, seed: int) -> Split:
 
 def judge(split: Split, z: np.ndarray) -> dict[str, float]:
     """Leak, the 95 % quantile of its exchanges, and what is told of biology."""
-    told = score_leak(split.study, split.hidden, z, probes=(Linear,))
+    told = score_leak(split.study, split.hidden, z, kinds=(Linear,))
     kept = score_accuracy(split, z)
     return {
         "leak": told["leak_linear"],

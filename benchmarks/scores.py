@@ -16,15 +16,15 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import anndata
 import numpy as np
 import pandas as pd
 from datasets import Split, Study, joint_label
 
-from invatlas.evaluate.audit import draw_cells
-from invatlas.evaluate.probes import PROBES, Probe
-from invatlas.evaluate.question import UnanswerableError, ask
+if TYPE_CHECKING:
+    from invatlas.evaluate.probes import Probe
 
 BIOLOGICAL = [
     "isolated_labels",
@@ -250,7 +250,7 @@ def score_leak(
     study: Study,
     rows: np.ndarray,
     latent: np.ndarray,
-    probes: Sequence[type[Probe]] = PROBES,
+    kinds: Sequence[type[Probe]] | None = None,
     seed: int = 0,
 ) -> dict:
     """How well probes tell ``study.technical[0]`` from latents (cell, latent) within biology.
@@ -261,7 +261,12 @@ def score_leak(
     whether it lies ``above``, of which 0.05 are expected where nothing leaks; NaN where the cells
     cannot answer (then ``ia.evaluate.leakage`` says why).
     """
-    names = [f"leak_{probe.name}" for probe in probes]
+    from invatlas.evaluate.audit import draw_cells  # after threads were limited
+    from invatlas.evaluate.probes import PROBES
+    from invatlas.evaluate.question import UnanswerableError, ask
+
+    kinds = kinds or PROBES
+    names = [f"leak_{kind.name}" for kind in kinds]
     blank = {f"{name}{end}": float("nan") for name in names for end in ("", "_null", "_above")}
     columns = list(dict.fromkeys([*study.biological, *study.technical, study.unit]))
     labels = study.adata.obs[columns].astype(str)[rows]
@@ -276,7 +281,7 @@ def score_leak(
         return blank
     exchanges = [question.exchange(generator) for _ in range(PERMUTATIONS)]
     told = {}
-    for kind in probes:
+    for kind in kinds:
         probe = kind(latent, question)
         found = question.score(question.t, probe.learn(question.t, question.fold)(probe.z))
         null = [question.score(t, probe.learn(t, fold)(probe.z)) for t, fold in exchanges]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -237,10 +237,12 @@ class Job:
     def run(self, split: Split, title: str) -> tuple[Model, Training]:
         """Fit a new model; the seed decides everything."""
         torch.manual_seed(self.settings.seed)
+        biological, technical = self.schema.biological, self.schema.technical
+        codes = self.cells.technical[split.train]
         model = Model(
             self.cells.source.matrix.shape[1],
-            tabulate(self.schema.biological, self.cells.biological[split.train]),
-            tabulate(self.schema.technical, self.cells.technical[split.train]),
+            tabulate(biological, self.cells.biological[split.train]),
+            replace(tabulate(technical, codes), cells=count_cells(technical, codes)),
             float(np.median(self.cells.source.library_size)),
             self.settings,
         )
@@ -297,6 +299,15 @@ def tabulate(covariates: Sequence[Covariate], codes: np.ndarray) -> CovariateTab
     return tabulate_values(
         covariates, torch.from_numpy(combinations), torch.from_numpy(weights.astype(np.float32))
     )
+
+
+def count_cells(covariates: Sequence[Covariate], codes: np.ndarray) -> torch.Tensor:
+    """Cells of each value, all covariates below each other, from codes (cell, covariate)."""
+    values = [np.arange(len(covariate.categories)) for covariate in covariates]
+    cells = [
+        (column[:, None] == value).sum(0) for column, value in zip(codes.T, values, strict=True)
+    ]
+    return torch.from_numpy(np.concatenate([[], *cells]).astype(np.float32))
 
 
 def tabulate_values(

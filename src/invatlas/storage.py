@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +258,8 @@ def read_card(folder: Path) -> dict[str, Any]:
     if card.get("format_version") != FORMAT_VERSION:
         raise StorageError(
             f"{file} has format version {card.get('format_version')!r}; "
-            f"this invatlas reads version {FORMAT_VERSION}."
+            f"this invatlas reads version {FORMAT_VERSION}. Fit the atlas again, or load it with "
+            "the version of invatlas that wrote it."
         )
     return card
 
@@ -267,7 +268,8 @@ def _promised_table(schema: Schema, role: str, sizes: dict[str, int]) -> Covaria
     covariates = getattr(schema, role)
     n = sizes[role]
     codes = torch.empty(n, len(covariates), dtype=torch.int64)
-    return tabulate_values(covariates, codes, torch.empty(n))
+    table = tabulate_values(covariates, codes, torch.empty(n))
+    return replace(table, cells=torch.empty(sum(table.sizes))) if role == "technical" else table
 
 
 def _check_adaptations(steps: Any, schema: Schema) -> None:
@@ -370,6 +372,8 @@ def _check_tables(model: Model, schema: Schema, file: Path) -> None:
             raise StorageError(
                 f"{file} is damaged: a prior's table names values that do not exist."
             )
+        if (prior.random_effects.cells < 0).any():
+            raise StorageError(f"{file} is damaged: a value has fewer than no cells.")
         table = tabulate_values(covariates, codes, weights)
         derived = type(prior)(table, 0, 0).state_dict()
         for name, tensor in prior.state_dict().items():

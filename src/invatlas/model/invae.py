@@ -58,6 +58,7 @@ class Explanation:
     spurious: LatentView
     counts: CountDistribution
     shrinkage: Float[Tensor, ""]
+    random_effects: Float[Tensor, ""]
 
 
 class Model(nn.Module):
@@ -119,6 +120,7 @@ class Model(nn.Module):
             spurious,
             self.likelihood(logits, minibatch.library_size),
             self.prior_invariant.shrinkage() + self.prior_spurious.shrinkage(),
+            self.prior_spurious.departure(spurious.prior),
         )
 
     def _embed(self, minibatch: Minibatch) -> dict[str, DiagonalGaussian]:

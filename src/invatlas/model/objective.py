@@ -8,6 +8,7 @@
     spurious_dependence    of z_S on d given e
     score_matching         of what in a prior is fitted so (see exponential_family.py)
     shrinkage              squared interaction of the priors
+    random_effects         of technical values from their populations (see random_effects.py)
 
 A holds the combinations that agree with the values a cell has; a cell without any value
 has them all, and its classification term is zero by itself. w is the mean of p(d)^(-1/2)
@@ -84,6 +85,7 @@ def objective_terms(
         "spurious_dependence": dependence(*z_s, recent.spurious),
         "score_matching": mismatch(invariant, d) + mismatch(spurious, e),
         "shrinkage": explanation.shrinkage,
+        "random_effects": explanation.random_effects,
     }
     return terms, Recent(recent.invariant.joined(*z_i), recent.spurious.joined(*z_s))
 
@@ -108,6 +110,7 @@ def weigh(
         "spurious_dependence": settings.spurious_dependence_weight * ramp,
         "score_matching": 1.0,
         "shrinkage": settings.shrinkage_weight,
+        "random_effects": settings.divergence_weight,
     }
     values = torch.stack(list(terms.values()))
     return values @ values.new_tensor([weights[name] for name in terms])

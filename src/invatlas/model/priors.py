@@ -9,7 +9,8 @@ second differences are penalised too (P-splines, Eilers and Marx 1996, Statistic
 
 The product over covariates of the rows A_c[d_c] (rank) times R (rank, latent) is the
 low-rank interaction; its squares are penalised, so a combination nobody measured gets the
-sum of its parts. Additive natural parts follow the conditional priors of iVAE (Khemakhem et
+sum of its parts. Values that are draws from a population (random_effects.py) do not interact.
+Additive natural parts follow the conditional priors of iVAE (Khemakhem et
 al. 2020, arXiv 1907.04809) and inVAE (Aliee et al. 2023, arXiv 2307.00558).
 
 A value that is missing is summed out, and so are the values that a coarse label such as "T cell"
@@ -33,6 +34,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from invatlas.model.kernels import gaussian_evidence
+from invatlas.model.random_effects import RandomEffects
 
 ROUGHNESS = 10.0  # of a scale's second differences, against the squared interaction
 
@@ -140,6 +142,9 @@ class CovariateTable:
         none by default.
     ordered
         For each covariate, whether its categories are the knots of a scale; by default none is.
+    cells
+        Cells of each value, all covariates below each other, where categories are draws from a
+        population (see random_effects.py); None where they are not.
     """
 
     sizes: list[int]
@@ -147,6 +152,7 @@ class CovariateTable:
     weights: Float[Tensor, " combination"]
     groups: tuple[Bool[Tensor, "_ _"], ...] = ()
     ordered: tuple[bool, ...] = ()
+    cells: Float[Tensor, " value"] | None = None
 
 
 class Prior(nn.Module, ABC):
@@ -193,6 +199,10 @@ class Prior(nn.Module, ABC):
     def shrinkage(self) -> Float[Tensor, ""]:
         """What the prior pays for departing from the sum of its parts."""
 
+    @abstractmethod
+    def departure(self, given: ConditionalGaussians) -> Float[Tensor, ""]:
+        """Nats a cell that the values pay for departing from the populations they are of."""
+
 
 class FactorisedPrior(Prior):
     """Diagonal Gaussians with additive means and a shrunk low-rank interaction."""
@@ -206,7 +216,9 @@ class FactorisedPrior(Prior):
         # one row a value: M_c[value] and S_c[value] side by side, all covariates below each other
         self.effects = nn.Parameter(torch.zeros(sum(sizes), 2 * n_latents))
         nn.init.normal_(self.effects.data[:, :n_latents], std=0.5 / self.pace)
-        self.scales = scales(sizes, table.ordered)
+        starts = accumulate(sizes, initial=0)
+        blocks = [slice(start, start + n) for start, n in zip(starts, sizes, strict=False)]
+        self.scales = [rows for c, rows in enumerate(blocks) if c not in self.categorical]
         for rows in self.scales:  # a straight line to begin with
             slope = torch.linspace(-1, 1, rows.stop - rows.start)[:, None]
             self.effects.data[rows, :n_latents] = (
@@ -214,7 +226,12 @@ class FactorisedPrior(Prior):
             )
         self.register_buffer("has_value", one_hot(table.combinations, sizes))
         self.base_log_variance = nn.Parameter(torch.zeros(n_latents))
-        interacting = sizes if len(sizes) > 1 else []
+        drawn = [] if table.cells is None else [blocks[c] for c in self.categorical]
+        for rows in drawn:
+            self.effects.data[rows] = 0.0
+        cells = torch.zeros(sum(sizes)) if table.cells is None else table.cells
+        self.random_effects = RandomEffects(drawn, cells, n_latents)
+        interacting = sizes if len(sizes) > 1 and not drawn else []
         self.factors = nn.ParameterList(torch.randn(size, rank) for size in interacting)
         self.directions = nn.Parameter(torch.zeros(rank if interacting else 0, n_latents))
 
@@ -237,15 +254,11 @@ class FactorisedPrior(Prior):
         bends = [effects[rows].diff(2, dim=0).square().sum() for rows in self.scales]
         return self.interaction().square().sum() + ROUGHNESS * sum(bends)
 
-
-def scales(sizes: list[int], ordered: tuple[bool, ...]) -> list[slice]:
-    """Which rows, all covariates below each other, are the knots of each scale."""
-    ends = accumulate(sizes)
-    return [
-        slice(end - size, end)
-        for size, end, scale in zip(sizes, ends, ordered, strict=False)
-        if scale
-    ]
+    def departure(self, given: ConditionalGaussians) -> Float[Tensor, ""]:  # noqa: D102
+        held = self.has_value * self.weights[:, None]
+        precision = held.T @ (-given.log_variance.detach()).exp()
+        precision = precision / held.sum(0)[:, None].clamp_min(1e-12)
+        return self.random_effects.divergence(self.pace * self.effects, precision)
 
 
 def one_hot(

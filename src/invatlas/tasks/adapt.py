@@ -195,5 +195,6 @@ def _extend_table(
 def _make_model(atlas: Atlas, technical: CovariateTable) -> Model:
     prior = atlas.model.prior_invariant
     biological = tabulate_values(atlas.schema.biological, prior.combinations, prior.weights)
+    technical = replace(technical, cells=torch.zeros(sum(technical.sizes)))
     median = atlas.model.encode.median_library_size.item()
     return Model(len(atlas.genes), biological, technical, median, atlas.settings)

@@ -1,8 +1,9 @@
 """Learn what new technical values do, and change nothing else.
 
-    minimise  - E_q log p(x | z_I, z_S, e) + w KL(q(z_S | x) || p(z_S | e))
+    minimise  - E_q log p(x | z_I, z_S, e) + w KL(q(z_S | x) || p(z_S | e)) + w rows^2 / (2 n tau^2)
 
-over what is said of new values alone, for the cells that have one.
+over what is said of new values alone, for the n cells that have one: a new value is a draw from
+the population of the old ones (see random_effects.py), from which few cells take it less far.
 
 The decoder's technical vectors, and the effects and factors of p(z_S | e), gain rows. Encoders,
 biology and every row there was before keep their bits: their gradient is zero, and Adam moves
@@ -45,7 +46,7 @@ class Growth:
         stem, _, last = name.rpartition(".")
         if stem in ("decode.technical", "prior_spurious.factors"):
             return torch.arange(rows) < self.before[int(last)]
-        if name.startswith("prior_spurious.") and name.endswith("effects"):
+        if name.startswith("prior_spurious.") and name.endswith(("effects", "effects.cells")):
             sizes = zip(self.before, self.after, strict=True)
             return torch.cat([torch.arange(new) < old for old, new in sizes])
         return None
@@ -54,8 +55,8 @@ class Growth:
 def grow(old: Model, new: Model, growth: Growth) -> None:
     """Give a larger model the weights of a smaller one, and its new rows a neutral start.
 
-    A new value begins as the mean of the others of its covariate: no vector in the decoder, the
-    mean effect in the prior, no interaction.
+    A new value begins as what the others of its covariate have in common: no vector in the
+    decoder, no effect in the prior.
     """
     before = old.state_dict()
     with torch.no_grad():
@@ -68,11 +69,6 @@ def grow(old: Model, new: Model, growth: Growth) -> None:
                 value[: len(before[name])] = before[name]
             elif not name.startswith(("prior_spurious.admits_", "prior_spurious.has_value")):
                 value.copy_(before[name])
-        start = 0
-        for n_before, n_after in zip(growth.before, growth.after, strict=True):
-            rows = new.prior_spurious.effects[start : start + n_after]
-            rows[n_before:] = rows[:n_before].mean(0)
-            start += n_after
 
 
 def adapt_rows(
@@ -92,6 +88,7 @@ def adapt_rows(
         if kept is not None:
             growing[parameter] = kept.view(-1, *[1] * (parameter.dim() - 1))
     before = _mean_reconstruction(model, cells)
+    share = model.prior_spurious.random_effects.n_cells / cells.source.n_cells
     optimiser = torch.optim.Adam(list(growing), lr=LEARNING_RATE)
     rows = _draw_minibatches(cells.source.n_cells, np.random.default_rng(seed))
     for step, minibatch in enumerate(prefetched(rows, cells.read)):
@@ -99,7 +96,8 @@ def adapt_rows(
             group["lr"] = LEARNING_RATE * (1 - step / STEPS)
         explanation = model(minibatch)
         loss = -explanation.counts.log_prob(minibatch.counts).mean()
-        loss = loss + divergence_weight * divergence(explanation.spurious).mean()
+        departure = divergence(explanation.spurious).mean() + share * explanation.random_effects
+        loss = loss + divergence_weight * departure
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         for parameter, kept in growing.items():
