@@ -277,6 +277,7 @@ def limit_threads(threads: int) -> None:
     import torch
 
     threadpoolctl.threadpool_limits(threads)
+    numba.config.reload_config()  # it may have been imported before
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(threads)
 

@@ -113,7 +113,8 @@ def score(
     Raises
     ------
     ValueError
-        When the latent is not finite, the lengths differ, or there are too few cells.
+        When the latent is not finite, the lengths differ, there are too few cells, or scib-metrics
+        computes none of the ten.
     """
     labels, batches = np.asarray(labels).astype(str), np.asarray(batches).astype(str)
     latent = np.ascontiguousarray(latent, dtype=np.float32)
@@ -131,11 +132,13 @@ def score(
     adata.obsm.update(latent=latent, counts_pca=np.asarray(counts_pca, dtype=np.float32))
     try:
         values = _run_benchmarker(adata, list(METRICS))
-    except Exception:  # one metric failed: find which, keep the others
+    except Exception as error:  # one metric failed: find which, keep the others
         values = pd.Series(np.nan, index=list(METRICS))
         for name in METRICS:
             with contextlib.suppress(Exception):
                 values[name] = _run_benchmarker(adata, [name])[name]
+        if values.isna().all():
+            raise ValueError(f"scib-metrics computes nothing on these cells: {error}") from error
     if absent := list(values.index[values.isna()]):
         warnings.warn(f"left out, not computable on these cells: {absent}", stacklevel=2)
     values["bio"] = values[BIOLOGICAL].mean()
