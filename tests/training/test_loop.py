@@ -114,7 +114,8 @@ def test_best_weights_are_those_of_the_best_epoch(
     assert again.record["training"]["epochs"] == best + 3
     assert again.record["training"]["stopped"] == "early"
     for name, value in again.model.state_dict().items():
-        assert torch.equal(value, seen[best - 1][name]), name
+        if not name.startswith("measured."):  # of the cells, once training is over
+            assert torch.equal(value, seen[best - 1][name]), name
 
 
 def spoil_objective(monkeypatch: pytest.MonkeyPatch, at: int, spoil: Callable[[Any], Any]) -> None:
