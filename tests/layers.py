@@ -9,7 +9,7 @@ from pathlib import Path
 FLOORS = (
     ("errors", "settings", "processor"),
     ("data",),
-    ("model",),
+    ("model", "grn"),
     ("training",),
     ("atlas",),
     ("storage",),

@@ -1,0 +1,1 @@
+"""Which gene drives which: equations of expression in time, read from data."""
