@@ -1,0 +1,178 @@
+"""The methods that are compared: networks they find, and predictions they make.
+
+A method takes experiments and a seed and returns an :class:`Answer`. What it cannot do it leaves
+out: a correlation predicts no knockout, and the mean of other donors finds no network.
+
+    no_change             rest after a knockout = rest of the wild type, the gene itself at 0;
+                          expression stays where it started
+    linear                y_t = sum_r w_rt y_r + b_t at rest, ridge regression of each gene on all
+                          others; a knockout clamps its gene and solves for the rest
+    twice_the_knockdown   wild type + 2 (knockdown - wild type): linear in the dose
+    mean_trajectory       mean over the other donors of the same lineage, at the times asked
+    mean_change           the same, moved to where the trajectory starts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from invatlas.grn import baselines
+from invatlas.grn.experiments import Experiments, Intervention
+
+RIDGES = np.logspace(-4, 4, 25)
+DOSES = {"knockout": 1.0, "knockdown": 0.5}
+
+
+class RestPredictor(Protocol):
+    """Predicts a steady state, (gene,), under an intervention."""
+
+    def __call__(self, intervention: Intervention) -> np.ndarray: ...
+
+
+class PathPredictor(Protocol):
+    """Predicts expression (time, gene) of a lineage from what it is at the first time, (gene,)."""
+
+    def __call__(self, lineage: str, start: np.ndarray, times: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a method found.
+
+    Attributes
+    ----------
+    scores
+        Of edges, (regulator, target).
+    threshold
+        The size of a score from which on the method calls an edge.
+    rest, path
+        Predictions.
+    """
+
+    scores: np.ndarray | None = None
+    threshold: float | None = None
+    rest: RestPredictor | None = None
+    path: PathPredictor | None = None
+
+
+Fit = Callable[[Experiments, int], Answer]  # takes a seed
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method and what of an :class:`Answer` it may give, so that it is not asked in vain."""
+
+    fit: Fit
+    gives: tuple[str, ...]
+
+
+def no_change(experiments: Experiments, seed: int) -> Answer:
+    usual = find_usual(experiments)
+
+    def rest(intervention: Intervention) -> np.ndarray:
+        return clamp(usual, usual, intervention)
+
+    return Answer(rest=rest, path=lambda lineage, start, times: np.tile(start, (len(times), 1)))
+
+
+def linear(experiments: Experiments, seed: int) -> Answer:
+    from sklearn.linear_model import RidgeCV
+
+    if not experiments.steady:
+        return Answer()
+    y = np.stack([s.expression for s in experiments.steady])
+    held = np.zeros(y.shape, dtype=bool)
+    for row, state in enumerate(experiments.steady):
+        held[row, list(state.intervention.genes)] = True
+    usual, n_genes = find_usual(experiments), y.shape[1]
+    weights, offset = np.zeros((n_genes, n_genes)), np.zeros(n_genes)
+    for target in range(n_genes):
+        rows, sources = ~held[:, target], np.delete(np.arange(n_genes), target)
+        fitted = RidgeCV(RIDGES).fit(y[np.ix_(rows, sources)], y[rows, target])
+        weights[sources, target], offset[target] = fitted.coef_, fitted.intercept_
+
+    def rest(intervention: Intervention) -> np.ndarray:
+        pull, push = np.eye(n_genes) - weights.T, offset.copy()
+        genes = list(intervention.genes)
+        pull[genes], push[genes] = np.eye(n_genes)[genes], clamp(usual, usual, intervention)[genes]
+        return np.linalg.solve(pull, push)
+
+    return Answer(rest=rest)
+
+
+def twice_the_knockdown(experiments: Experiments, seed: int) -> Answer:
+    usual = find_usual(experiments)
+    halved = {
+        s.intervention.genes: s.expression
+        for s in experiments.steady
+        if s.intervention.kind == "knockdown"
+    }
+    if not halved:
+        return Answer()
+
+    def rest(intervention: Intervention) -> np.ndarray:
+        changes = [halved.get((gene,), usual) - usual for gene in intervention.genes]
+        dose = DOSES[intervention.kind] / DOSES["knockdown"]
+        return clamp(np.maximum(usual + dose * np.sum(changes, 0), 0), usual, intervention)
+
+    return Answer(rest=rest)
+
+
+def mean_trajectory(experiments: Experiments, seed: int, moved: bool = False) -> Answer:
+    def path(lineage: str, start: np.ndarray, times: np.ndarray) -> np.ndarray:
+        others = [t for t in experiments.trajectories if t.lineage == lineage]
+        mean = np.mean([interpolate(t.mean, t.times, times) for t in others], axis=0)
+        return mean + (start - mean[0]) * moved
+
+    return Answer(path=path)
+
+
+def find_usual(experiments: Experiments) -> np.ndarray:
+    """Expression (gene,) at rest with nothing done: mean of wild types, else median of all."""
+    wild = [s.expression for s in experiments.steady if s.intervention.kind == "none"]
+    if wild:
+        return np.mean(wild, axis=0)
+    return np.median(baselines.stack_rows(experiments), axis=0)
+
+
+def clamp(y: np.ndarray, usual: np.ndarray, intervention: Intervention) -> np.ndarray:
+    """Expression in which intervened genes are what a dose makes of the usual."""
+    y, genes = y.copy(), list(intervention.genes)
+    y[genes] = (1 - DOSES[intervention.kind]) * usual[genes]
+    return y
+
+
+def interpolate(y: np.ndarray, known: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Expression (time, gene) at other times, constant beyond the ends."""
+    return np.stack([np.interp(times, known, gene) for gene in y.T], 1)
+
+
+def _score(baseline: Callable[[Experiments], np.ndarray]) -> Method:
+    return Method(lambda experiments, seed: Answer(scores=baseline(experiments)), ("scores",))
+
+
+def _score_with_seed(baseline: Callable[..., np.ndarray], **choices: int) -> Method:
+    return Method(
+        lambda experiments, seed: Answer(scores=baseline(experiments, seed=seed, **choices)),
+        ("scores",),
+    )
+
+
+METHODS: dict[str, Method] = {
+    "correlation": _score(baselines.correlation),
+    "forests": _score_with_seed(baselines.forests, trees=100),
+    "forests_1000": _score_with_seed(baselines.forests, trees=1000),
+    "lasso": _score_with_seed(baselines.lasso),
+    "knockout_zscore": _score(baselines.knockout_zscore),
+    "prior_only": _score(baselines.prior_only),
+    "no_change": Method(no_change, ("rest", "path")),
+    "linear": Method(linear, ("rest",)),
+    "twice_the_knockdown": Method(twice_the_knockdown, ("rest",)),
+    "mean_trajectory": Method(mean_trajectory, ("path",)),
+    "mean_change": Method(partial(mean_trajectory, moved=True), ("path",)),
+}
