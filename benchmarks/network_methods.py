@@ -5,9 +5,11 @@ out: a correlation predicts no knockout, and the mean of other donors finds no n
 
     no_change             rest after a knockout = rest of the wild type, the gene itself at 0;
                           expression stays where it started
+    usual                 the same with the median of all steady states for the wild type
     linear                y_t = sum_r w_rt y_r + b_t at rest, ridge regression of each gene on all
                           others; a knockout clamps its gene and solves for the rest
-    twice_the_knockdown   wild type + 2 (knockdown - wild type): linear in the dose
+    scaled_knockdown      usual + a (knockdown of the same gene - usual), the one number a by least
+                          squares from genes of which both were measured
     mean_trajectory       mean over the other donors of the same lineage, at the times asked
     mean_change           the same, moved to where the trajectory starts
 """
@@ -105,20 +107,30 @@ def linear(experiments: Experiments, seed: int) -> Answer:
     return Answer(rest=rest)
 
 
-def twice_the_knockdown(experiments: Experiments, seed: int) -> Answer:
-    usual = find_usual(experiments)
-    halved = {
-        s.intervention.genes: s.expression
-        for s in experiments.steady
-        if s.intervention.kind == "knockdown"
-    }
-    if not halved:
+def usual_rest(experiments: Experiments, seed: int) -> Answer:
+    if not experiments.steady:
         return Answer()
+    usual = np.median([s.expression for s in experiments.steady], axis=0)
+    return Answer(rest=lambda intervention: clamp(usual, usual, intervention))
+
+
+def scaled_knockdown(experiments: Experiments, seed: int) -> Answer:
+    changes: dict[str, dict[tuple[int, ...], np.ndarray]] = {"knockout": {}, "knockdown": {}}
+    usual = np.median([s.expression for s in experiments.steady] or [[0.0]], axis=0)
+    for s in experiments.steady:
+        if s.intervention.kind in changes:
+            change = s.expression - usual
+            change[list(s.intervention.genes)] = 0
+            changes[s.intervention.kind][s.intervention.genes] = change
+    both = sorted(set(changes["knockout"]) & set(changes["knockdown"]))
+    if not both:
+        return Answer()
+    out, down = (np.concatenate([changes[kind][g] for g in both]) for kind in changes)
+    scale = (out @ down) / (down @ down)
 
     def rest(intervention: Intervention) -> np.ndarray:
-        changes = [halved.get((gene,), usual) - usual for gene in intervention.genes]
-        dose = DOSES[intervention.kind] / DOSES["knockdown"]
-        return clamp(np.maximum(usual + dose * np.sum(changes, 0), 0), usual, intervention)
+        change = changes["knockdown"].get(intervention.genes, 0)
+        return clamp(usual + scale * change, usual, intervention)
 
     return Answer(rest=rest)
 
@@ -172,7 +184,8 @@ METHODS: dict[str, Method] = {
     "prior_only": _score(baselines.prior_only),
     "no_change": Method(no_change, ("rest", "path")),
     "linear": Method(linear, ("rest",)),
-    "twice_the_knockdown": Method(twice_the_knockdown, ("rest",)),
+    "usual": Method(usual_rest, ("rest",)),
+    "scaled_knockdown": Method(scaled_knockdown, ("rest",)),
     "mean_trajectory": Method(mean_trajectory, ("path",)),
     "mean_change": Method(partial(mean_trajectory, moved=True), ("path",)),
 }
