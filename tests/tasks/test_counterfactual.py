@@ -86,6 +86,18 @@ def test_a_missing_gene_takes_what_the_decoder_expects(atlas: ia.Atlas, study: A
     assert (result[:, gene].layers["counterfactual"] > 0).all()
 
 
+def test_a_cell_without_counts_keeps_none(atlas: ia.Atlas, study: AnnData) -> None:
+    value, other = study.obs["disease"].cat.categories[:2]
+    empty = [np.flatnonzero(study.obs["disease"] == name)[0] for name in (value, other)]
+    study.X = study.X.toarray()
+    study.X[empty] = 0
+    result = expected(atlas, study, {"disease": value})
+    assert not result.obs["counterfactual_supported"].iloc[empty].any()
+    assert np.isfinite(result.layers["counterfactual"]).all()
+    assert result.layers["counterfactual"][empty[0]].sum() == 0
+    assert np.isfinite(result.var["counterfactual_mean"]).all()
+
+
 def test_mistakes_are_named(atlas: ia.Atlas, study: AnnData) -> None:
     for change, message in (
         ({"diet": "rich"}, "'diet' is no covariate of the atlas; they are cell_type"),
@@ -115,10 +127,27 @@ def values(covariate: Covariate, cells: list[object]) -> Values:
     return read_values([covariate], pd.DataFrame({covariate.name: cells}))
 
 
+def weights(of: Values) -> list[list[float]]:
+    """Weights of the values of the only covariate, of each cell."""
+    found: list[list[float]] = of.weights[0][of.kind].tolist()
+    return found
+
+
+def test_cells_of_one_kind_are_one_row_however_it_is_known() -> None:
+    cells = ["A", "control", None, "A", "odd", None]
+    obs = pd.DataFrame({"perturbation": cells})
+    called = pd.DataFrame({"predicted_perturbation": ["B", "B", "A", "B", "B", "control"]})
+    found = read_values([PERTURBATION], obs, called)
+    assert len(found.weights[0]) == 3
+    a, b, control = np.eye(3).tolist()
+    assert weights(found) == [a, control, a, a, b, control]
+    assert found.known.tolist() == [True, True, True, True, False, True]
+
+
 def test_a_pair_adds_the_effects_of_its_parts() -> None:
     before = values(PERTURBATION, ["control", "control"])
     after = apply_change([PERTURBATION], before, {"perturbation": "A + B"})
-    assert after.weights[0].tolist() == [[1, 1, -1]] * 2
+    assert weights(after) == [[1, 1, -1]] * 2
     with pytest.raises(CovariateError, match="some cells have one of these already"):
         apply_change([PERTURBATION], values(PERTURBATION, ["A"]), {"perturbation": "A+B"})
     with pytest.raises(CovariateError, match="written A\\+B"):
@@ -127,10 +156,10 @@ def test_a_pair_adds_the_effects_of_its_parts() -> None:
 
 def test_a_number_lies_between_knots() -> None:
     before = values(AGE, [30, 20, 90, None])
-    assert before.weights[0].tolist() == [[0.5, 0.5, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    assert weights(before) == [[0.5, 0.5, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]
     assert before.known.tolist() == [True, True, False, False]
     after = apply_change([AGE], before, {"age": 70})
-    np.testing.assert_allclose(after.weights[0], [[0, 0.25, 0.75]] * 4)
+    np.testing.assert_allclose(weights(after), [[0, 0.25, 0.75]] * 4)
     with pytest.raises(CovariateError, match="'95'; the atlas knows numbers from 20 to 80"):
         apply_change([AGE], before, {"age": "95"})
 

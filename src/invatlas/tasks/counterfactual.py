@@ -46,6 +46,7 @@ SAMPLES = 20
 HALF_WIDTH = 1.645  # of an interval that holds 90 % of a normal distribution, in deviations
 WIDENING = 1.6  # chosen on one simulated screen: what the draws do not know, the decoder's errors
 PER = 1e4
+LEAST_COUNTS = 1e-12  # a cell without counts keeps none
 
 
 def counterfactual(
@@ -89,8 +90,9 @@ def counterfactual(
         counts, which sum to each cell's own library size) and ``counterfactual_sd`` (their
         standard deviation over the draws), float32; X holds one draw of whole counts, which
         scatter as counts do. ``obs["counterfactual_supported"]`` is false of cells that the atlas
-        calls new or whose own values it does not know. ``var["counterfactual_mean"]``, ``_low``
-        and ``_high``: counts per 10,000 averaged over the supported cells, with a 90 % interval.
+        calls new, whose own values it does not know, or that have no counts.
+        ``var["counterfactual_mean"]``, ``_low`` and ``_high``: counts per 10,000 averaged over the
+        supported cells, with a 90 % interval. Both layers are dense: 8 bytes a cell and gene.
 
     Raises
     ------
@@ -116,11 +118,13 @@ def counterfactual(
     q = {which: encode_cells(atlas.model, source, which) for which in LATENTS}
     called = describe(atlas, q["invariant"], Calling(), overlap)
     job, known = _plan(atlas, adata.obs, change, called)
-    supported = known & ~called["novelty_flag"].to_numpy()
+    counts = source.matrix.getnnz(axis=1) > 0
+    supported = known & counts & ~called["novelty_flag"].to_numpy()
     if not supported.any():
         raise CovariateError(
-            f"None of {adata.n_obs} cells can be changed: the atlas calls them new, or does not "
-            f"know their own values of {', '.join(change)} or of its biological covariates."
+            f"None of {adata.n_obs} cells can be changed: the atlas calls them new, does not know "
+            f"their own values of {', '.join(change)} or of its biological covariates, or they "
+            "have no counts."
         )
     names = set(match_genes(adata.var, atlas.genes, atlas.gene_shares, 0.0, gene_column)[0].names)
     counted = torch.tensor([gene in names for gene in atlas.genes])
@@ -222,7 +226,7 @@ class Job:
                     z[which] = moved(z[which], self.moves[which].kind[rows])
                 there = _decode(model, z, self.after[rows], library_size)
                 x = here.carry(torch.where(cells.counted, counts, here.expected_counts), there)
-                x = x * (library_size / x.sum(1))[:, None]
+                x = x * (library_size / x.sum(1).clamp_min(LEAST_COUNTS))[:, None]
                 total += x
                 total_squares += x.double().square()
                 sums[s] += (per @ x).double().numpy()
