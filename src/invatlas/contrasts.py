@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from invatlas.assignments import read_change, read_given
-from invatlas.errors import SettingsError
-from invatlas.files import read_cells, refuse_as_cells, refuse_output, write_cells, write_text
+from invatlas.errors import DataError, SettingsError
+from invatlas.files import read_cells, refuse_as_cells, refuse_as_table, write_cells, write_text
 from invatlas.options import (
     Cells,
     Folder,
@@ -22,6 +23,10 @@ from invatlas.options import (
     use_threads,
 )
 from invatlas.terminal import explained, say, show_states
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 
 def counterfactual(
@@ -106,13 +111,16 @@ def differential(
         from invatlas.storage import load
         from invatlas.tasks.differential import differential_expression
 
-        refuse_output(output, overwrite)
-        both = read_given(within or [], "--within")
+        refuse_as_table(output, overwrite)
+        fitted, adata = load(atlas), read_cells(cells)
+        groups = [
+            _choose(adata.obs, {"--within": within or [], flag: values})
+            for flag, values in (("--group", group), ("--reference", reference))
+        ]
         found = differential_expression(
-            load(atlas),
-            read_cells(cells),
-            {**both, **read_given(group, "--group")},
-            {**both, **read_given(reference, "--reference")},
+            fitted,
+            adata,
+            *groups,
             donor=donor,
             method=method,
             threshold=threshold,
@@ -144,7 +152,7 @@ def states(
         from invatlas.storage import load
         from invatlas.tasks.states import states as find_states
 
-        refuse_output(output, overwrite)
+        refuse_as_table(output, overwrite)
         found = find_states(
             load(atlas),
             read_cells(cells),
@@ -163,3 +171,16 @@ def states(
 
 
 COMMANDS = (counterfactual, differential, states)
+
+
+def _choose(obs: pd.DataFrame, asked: Mapping[str, list[str]]) -> np.ndarray:
+    """Which cells have all that some flags ask for, bool (cell,)."""
+    import numpy as np
+
+    from invatlas.tasks.groups import choose_cells
+
+    given = {flag: read_given(values, flag) for flag, values in asked.items()}
+    chosen = np.all([choose_cells(obs, group, flag) for flag, group in given.items()], axis=0)
+    if not chosen.any():
+        raise DataError(f"No cell has what {' and '.join(given)} ask for together.")
+    return np.asarray(chosen)

@@ -106,6 +106,15 @@ def refuse_output(path: Path, overwrite: bool) -> None:
         ) from None
 
 
+def refuse_as_table(path: Path, overwrite: bool) -> None:
+    """Refuse a place where no CSV file can be written, as :func:`refuse_output` does."""
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder; a table is written to a CSV file.")
+    if path.suffix != ".csv":
+        raise StorageError(f"{path} has no ending .csv; a table is written to a CSV file.")
+    refuse_output(path, overwrite)
+
+
 def refuse_as_cells(path: Path, overwrite: bool) -> None:
     """Refuse a place where no h5ad file can be written, as :func:`refuse_output` does."""
     if path.is_dir():

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invatlas.errors import DataError, SettingsError
-from invatlas.files import read_cells, refuse_output, write_text
+from invatlas.errors import DataError
+from invatlas.files import read_cells, refuse_as_table, write_text
 from invatlas.options import Cells, Folder, GeneColumn, Layer, Output, Overwrite, Seed
 from invatlas.terminal import explained, say
 
@@ -198,9 +198,7 @@ def _beside(output: Path, what: str) -> Path:
 
 def _refuse(overwrite: bool, *places: Path | None) -> None:
     for place in filter(None, places):
-        if place.suffix != ".csv":
-            raise SettingsError(f"{place} has no ending .csv; the table is written as CSV.")
-        refuse_output(place, overwrite)
+        refuse_as_table(place, overwrite)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

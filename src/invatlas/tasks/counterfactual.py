@@ -23,7 +23,6 @@ from torch import Tensor
 
 from invatlas.atlas import Atlas
 from invatlas.data.counts import CountSource
-from invatlas.data.genes import match_genes
 from invatlas.data.minibatch import gather_counts
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.model.invae import Model
@@ -39,7 +38,7 @@ from invatlas.tasks.change import (
     read_values,
     technical_codes,
 )
-from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, match_counts
+from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, find_counted, match_counts
 from invatlas.training.posterior import CHUNK, encode_cells
 
 SAMPLES = 20
@@ -126,8 +125,7 @@ def counterfactual(
             f"their own values of {', '.join(change)} or of its biological covariates, or they "
             "have no counts."
         )
-    names = set(match_genes(adata.var, atlas.genes, atlas.gene_shares, 0.0, gene_column)[0].names)
-    counted = torch.tensor([gene in names for gene in atlas.genes])
+    counted = torch.from_numpy(find_counted(atlas, adata.var, gene_column))
     found = job.predict(atlas.model, Cells(source, q, counted, supported), samples, seed)
     result = AnnData(
         found.drawn,
