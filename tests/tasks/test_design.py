@@ -150,6 +150,14 @@ def test_the_unmeasured_combination_is_wanted_first(
     assert ia.design(atlas, budget=1)["cell_type"].tolist() == ["type_3"]
 
 
+def test_what_the_reference_has_is_measured(partial: tuple[ia.Atlas, AnnData]) -> None:
+    atlas, study = partial
+    assert len(list_unmeasured(atlas, study.obs)) == 1
+    obs = study.obs.astype(object)
+    obs.iloc[0, [obs.columns.get_loc(c) for c in ("cell_type", "disease")]] = "type_3", "disease_1"
+    assert not len(list_unmeasured(atlas, obs))
+
+
 def test_more_donors_tell_more(partial: tuple[ia.Atlas, AnnData]) -> None:
     candidates = pd.DataFrame(
         {"cell_type": "type_3", "disease": "disease_1", "cells": [50, 50], "donors": [1, 4]}
@@ -177,7 +185,9 @@ def test_donors_are_replicates(partial: tuple[ia.Atlas, AnnData]) -> None:
     [
         ({"cell_type": ["typo_3"]}, 1, "cell_type 'typo_3'.*did you mean 'type_3'"),
         ({"disease": ["healthy+typo"]}, 1, "disease 'typo'"),
-        ({"cells": [0]}, 1, "has cells 0; it takes 1 or more"),
+        ({"cells": [0]}, 1, "has cells 0; it takes a whole number"),
+        ({"cells": ["3.7"]}, 1, "has cells 3.7; it takes a whole number"),
+        ({"donors": [np.inf]}, 1, "has donors inf; it takes a whole number"),
         ({}, 0, "budget is 0; it takes 1 to 1"),
         ({}, 2, "budget is 2; it takes 1 to 1"),
     ],
@@ -194,4 +204,14 @@ def test_what_is_missing_is_named(partial: tuple[ia.Atlas, AnnData], atlas: ia.A
     with pytest.raises(ia.InvatlasError, match="no column disease; they have cell_type"):
         ia.design(partial[0], pd.DataFrame({"cell_type": ["type_3"]}), budget=1)
     with pytest.raises(ia.InvatlasError, match="Every combination of values was measured"):
+        ia.design(atlas, budget=1)
+
+
+def test_combinations_too_many_to_list_are_not_called_measured(
+    study: AnnData, settings: Callable[..., ia.Settings]
+) -> None:
+    study.obs["one"] = [str(j % 120) for j in range(study.n_obs)]
+    study.obs["other"] = [str(j % 40) for j in range(study.n_obs)]
+    atlas = ia.fit(study, ["one", "other"], ["donor"], settings=settings(epochs=1))
+    with pytest.raises(ia.InvatlasError, match="only the 120 combinations it met of 4,800"):
         ia.design(atlas, budget=1)

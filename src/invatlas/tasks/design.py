@@ -28,6 +28,7 @@ from invatlas.tasks.prior_effects import Measured, Weights, fit_effects, predict
 from invatlas.tasks.samples import name_donor
 
 MOST_CANDIDATES = 2000
+MOST_CELLS = 1e9
 LEAST_NOISE = 1e-6
 
 
@@ -51,7 +52,9 @@ def design(
     candidates
         One row a combination, one column a biological covariate; a value may name several, as in
         ``"A+B"``, whose effects add up beside their interaction. Columns ``cells`` and ``donors``
-        say what would be measured. Without it, every combination nobody measured, by one donor.
+        say what would be measured. Without it, every combination that no cell the atlas learnt from
+        had, nor any of ``reference`` (cells held out to end training are in that alone), by one
+        donor.
     budget
         How many to choose.
     cells
@@ -85,9 +88,9 @@ def design(
     """
     covariates = atlas.schema.biological
     if candidates is None:
-        candidates = list_unmeasured(atlas)
+        candidates = list_unmeasured(atlas, None if reference is None else reference.obs)
         if not len(candidates):
-            raise SettingsError("Every combination of values was measured; name candidates.")
+            raise SettingsError(_say_none_left(atlas))
     _check(candidates, [c.name for c in covariates], budget, cells)
     weights = weigh(covariates, candidates)
     measured = (
@@ -138,10 +141,12 @@ def inform(left: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return told
 
 
-def list_unmeasured(atlas: Atlas) -> pd.DataFrame:
-    """Combinations of the prior's table that no cell of the fit had."""
-    prior, counts = atlas.model.prior_invariant, count_cells(atlas)
-    codes = prior.combinations.cpu().numpy()[counts == 0]
+def list_unmeasured(atlas: Atlas, obs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Combinations of the prior's table that no cell it learnt from had, nor any of ``obs``."""
+    codes = atlas.model.prior_invariant.combinations.cpu().numpy()[count_cells(atlas) == 0]
+    if obs is not None:
+        met = set(map(tuple, np.unique(atlas.schema.encode(obs)[0], axis=0).tolist()))
+        codes = codes[[tuple(row) not in met for row in codes.tolist()]]
     return pd.DataFrame(
         {c.name: np.array(c.categories)[codes[:, k]] for k, c in enumerate(atlas.schema.biological)}
     )
@@ -247,11 +252,25 @@ def _weigh_scale(covariate: Covariate, table: pd.DataFrame) -> np.ndarray:
     return np.asarray(np.clip(1 - np.abs(position[:, None] - knots), 0, None))
 
 
+def _say_none_left(atlas: Atlas) -> str:
+    sizes = [len(c.categories) for c in atlas.schema.biological]
+    every, met = int(np.prod(sizes)), len(atlas.model.prior_invariant.combinations)
+    if met == every:
+        return "Every combination of values was measured; name candidates."
+    return (
+        f"The atlas lists only the {met:,} combinations it met of {every:,}, too many to rank; "
+        "name candidates."
+    )
+
+
 def _whole_numbers(column: pd.Series, name: str) -> np.ndarray:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
-    if not (numbers >= 1).all():
-        row = int((~(numbers >= 1)).argmax())
-        raise SettingsError(f"Candidate {row} has {name} {column.iloc[row]}; it takes 1 or more.")
+    whole = (numbers >= 1) & (numbers < MOST_CELLS) & (numbers == np.floor(numbers))
+    if not whole.all():
+        row = int((~whole).argmax())
+        raise SettingsError(
+            f"Candidate {row} has {name} {column.iloc[row]}; it takes a whole number from 1."
+        )
     return np.asarray(numbers, dtype=np.int64)
 
 
