@@ -82,6 +82,8 @@ def test_an_atlas_is_asked(atlas: ia.Atlas, study: AnnData) -> None:
     found = ia.abundance(atlas, study, between=("healthy", "disease_1"))
     assert list(found.index) == list(study.obs_names)
     assert (found["condition"] == study.obs["disease"].astype(str)).all()
+    apart = ia.abundance(atlas, study, condition="cell_type", between=("type_1", "type_2"))
+    assert set(apart["cell_type"]) == {"healthy", "disease_1"}, "the other biological column"
     turned = ia.abundance(atlas, study)
     np.testing.assert_allclose(turned["log_density_ratio"], -found["log_density_ratio"])
     two = study[study.obs["donor"].isin(["donor_01", "donor_02"])].copy()

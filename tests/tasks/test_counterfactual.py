@@ -102,6 +102,7 @@ def test_mistakes_are_named(atlas: ia.Atlas, study: AnnData) -> None:
     for change, message in (
         ({"diet": "rich"}, "'diet' is no covariate of the atlas; they are cell_type"),
         ({}, "nothing to change"),
+        ("disease=healthy", "it takes a value by covariate"),
         ({"disease": "plague"}, "to become 'plague'; the atlas knows disease_1, healthy"),
         ({"disease": "reference"}, "to become 'reference'"),
         ({"donor": "nobody"}, "or 'reference'"),
@@ -110,6 +111,9 @@ def test_mistakes_are_named(atlas: ia.Atlas, study: AnnData) -> None:
             ia.counterfactual(atlas, study, change)
     with pytest.raises(SettingsError, match="samples is 1"):
         ia.counterfactual(atlas, study, {"disease": "healthy"}, samples=1)
+    study.obs["donor"] = "new"
+    with pytest.raises(CovariateError, match="600 have a donor it does not know, such as new"):
+        ia.counterfactual(atlas, study, {"batch": "reference"})
 
 
 def test_cells_of_values_nobody_knows_are_flagged(atlas: ia.Atlas, study: AnnData) -> None:
@@ -119,7 +123,9 @@ def test_cells_of_values_nobody_knows_are_flagged(atlas: ia.Atlas, study: AnnDat
     assert not result.obs["counterfactual_supported"].iloc[:5].any()
     assert result.obs["counterfactual_supported"].iloc[5:].any()
     study.obs["cell_type"] = "odd"
-    with pytest.raises(CovariateError, match="None of 600 cells can be changed"):
+    with pytest.raises(
+        CovariateError, match="0 are called new, 600 have a cell_type it does not know, such as odd"
+    ):
         expected(atlas, study, {"disease": "disease_1"})
 
 

@@ -71,7 +71,7 @@ def read_values(
         table, place = np.unique(table, axis=0, return_inverse=True)
         tables.append(table)
         codes.append(place.ravel()[code])
-        known &= (table != 0).any(1)[codes[-1]] & ~_strange(covariate, obs)
+        known &= (table != 0).any(1)[codes[-1]] & ~find_strange(covariate, obs)
     kinds, kind = np.unique(np.stack(codes, 1), axis=0, return_inverse=True)
     weights = tuple(table[kinds[:, c]] for c, table in enumerate(tables))
     return Values(weights, kind.ravel(), known)
@@ -230,7 +230,7 @@ def _beyond(covariate: Covariate, numbers: np.ndarray) -> np.ndarray:
     return np.asarray((numbers < covariate.knots[0]) | (numbers > covariate.knots[-1]))
 
 
-def _strange(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
+def find_strange(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
     """Which cells have a value of a column that the atlas never met."""
     if covariate.name not in obs.columns:
         return np.zeros(len(obs), dtype=bool)

@@ -12,6 +12,7 @@ their average and tells the decoder none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,7 @@ from invatlas.tasks.change import (
     Change,
     Moves,
     apply_change,
+    find_strange,
     move_biology,
     move_technique,
     read_values,
@@ -110,8 +112,8 @@ def counterfactual(
     and what they express, beyond the covariates of the atlas. Combinations that were never measured
     are taken to be, in the latents, the sum of what their values add.
     """
-    if samples < 2:
-        raise SettingsError(f"samples is {samples!r}; a deviation takes 2 or more.")
+    if not isinstance(samples, int) or samples < 2:
+        raise SettingsError(f"samples is {samples!r}; a deviation takes a whole number from 2.")
     _check_names(atlas, change)
     source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     q = {which: encode_cells(atlas.model, source, which) for which in LATENTS}
@@ -120,10 +122,10 @@ def counterfactual(
     counts = source.matrix.getnnz(axis=1) > 0
     supported = known & counts & ~called["novelty_flag"].to_numpy()
     if not supported.any():
+        unknown = _say_unknown(atlas, adata.obs, change)
         raise CovariateError(
-            f"None of {adata.n_obs} cells can be changed: the atlas calls them new, does not know "
-            f"their own values of {', '.join(change)} or of its biological covariates, or they "
-            "have no counts."
+            f"None of {adata.n_obs} cells can be changed: {(~counts).sum()} have no counts, "
+            f"{called['novelty_flag'].sum()} are called new{unknown}."
         )
     counted = torch.from_numpy(find_counted(atlas, adata.var, gene_column))
     found = job.predict(atlas.model, Cells(source, q, counted, supported), samples, seed)
@@ -291,9 +293,26 @@ def _plan(
 
 def _check_names(atlas: Atlas, change: Change) -> None:
     names = [covariate.name for covariate in atlas.schema.covariates]
+    if not isinstance(change, Mapping):
+        raise CovariateError(f"The change is {change!r}; it takes a value by covariate.")
     if not change:
         raise CovariateError(f"There is nothing to change; the covariates are {', '.join(names)}.")
     if unknown := [name for name in change if name not in names]:
         raise CovariateError(
             f"{unknown[0]!r} is no covariate of the atlas; they are {', '.join(names)}."
         )
+
+
+def _say_unknown(atlas: Atlas, obs: pd.DataFrame, change: Change) -> str:
+    """Say which columns hold values that the atlas does not know, with one of them."""
+    asked = list(atlas.schema.biological)
+    if any(covariate.name in change for covariate in atlas.schema.technical):
+        asked += atlas.schema.technical
+    told = ""
+    for covariate in asked:
+        if covariate.name not in obs.columns:
+            told += f", obs has no column {covariate.name}"
+        elif strange := list(obs[covariate.name][find_strange(covariate, obs)].iloc[:1]):
+            n = int(find_strange(covariate, obs).sum())
+            told += f", {n} have a {covariate.name} it does not know, such as {strange[0]!s}"
+    return told

@@ -52,12 +52,12 @@ def gather_samples(
     """Embed cells and tell their samples.
 
     By default the donor is the technical covariate with most values, the cell type the first and
-    the condition the second biological covariate with categories; without a second one all cells
-    are of one condition.
+    the condition the second biological covariate with categories, or the first beside the other
+    one where that is named; without a second one all cells are of one condition.
     """
     called = [covariate.name for covariate in atlas.schema.called]
     donor = donor or name_donor(atlas)
-    cell_type = cell_type or called[0]
+    cell_type = cell_type or next((name for name in called if name != condition), called[0])
     condition = condition or next((name for name in called if name != cell_type), None)
     labels = pd.DataFrame({"donor": text_values(adata.obs, donor)})
     labels["condition"] = text_values(adata.obs, condition) if condition else "all"
@@ -79,7 +79,10 @@ def gather_samples(
 
 
 def name_donor(atlas: Atlas) -> str:
-    """The technical covariate with most values."""
-    if not atlas.schema.technical:
-        raise SettingsError("The atlas has no technical covariate; name the column of donors.")
-    return max(atlas.schema.technical, key=lambda covariate: len(covariate.categories)).name
+    """The technical covariate with most values, of those that have categories."""
+    named = [covariate for covariate in atlas.schema.technical if not covariate.knots]
+    if not named:
+        raise SettingsError(
+            "The atlas has no technical covariate with categories; name the column of donors."
+        )
+    return max(named, key=lambda covariate: len(covariate.categories)).name
