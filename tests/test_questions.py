@@ -72,6 +72,30 @@ def test_design_ranks_the_candidates_of_a_file(
     assert len(found) == 2 and f"1. {found['cell_type'][0]}, {found['disease'][0]}:" in said
 
 
+def test_every_question_has_a_page(
+    folder: Path, cells: Path, tmp_path: Path, study: AnnData
+) -> None:
+    candidates = tmp_path / "candidates.csv"
+    study.obs[["cell_type", "disease"]].drop_duplicates().to_csv(candidates, index=False)
+    ill, well = ("--group", "disease=disease_1"), ("--reference", "disease=healthy")
+    for command, flags, words in (
+        ("counterfactual", (cells, "--set", "disease=healthy", "--samples", 2), "measured_mean"),
+        ("differential", (cells, *ill, *well), "disease=disease_1 against disease=healthy"),
+        ("states", (cells, "--cell-type", "type_1", "--reference", "healthy"), "state_1"),
+        ("explain", (), "Latents that carry the shifts"),
+        ("donors", (cells, "--drawings", 5), "donor_01"),
+        ("abundance", (cells,), "cells lie where densities differ"),
+        ("design", ("--candidates", candidates, "--budget", 2), "2 combinations tell"),
+    ):
+        ending = ".h5ad" if command == "counterfactual" else ".csv"
+        asked = (command, folder, *flags, "-o", tmp_path / f"{command}{ending}", "--report")
+        assert "no ending .html" in call(*asked, tmp_path / "page.txt", status=1)
+        page = tmp_path / f"{command}.html"
+        assert f"Wrote {page}." in call(*asked, page)
+        html = page.read_text(encoding="utf-8")
+        assert words in html and "<svg" in html and "sortable" in html, command
+
+
 def test_mistakes_are_explained(folder: Path, cells: Path, tmp_path: Path) -> None:
     asked = ("design", folder, "--budget", 1, "-o")
     assert "no ending .csv" in call(*asked, tmp_path / "next.txt", status=1)

@@ -10,7 +10,14 @@ import typer
 
 from invatlas.assignments import read_change, read_given
 from invatlas.errors import DataError, SettingsError
-from invatlas.files import read_cells, refuse_as_cells, refuse_as_table, write_cells, write_text
+from invatlas.files import (
+    read_cells,
+    refuse_as_cells,
+    refuse_as_page,
+    refuse_as_table,
+    write_cells,
+    write_text,
+)
 from invatlas.options import (
     Cells,
     Folder,
@@ -18,6 +25,7 @@ from invatlas.options import (
     Layer,
     Output,
     Overwrite,
+    Report,
     Seed,
     Threads,
     use_threads,
@@ -53,6 +61,7 @@ def counterfactual(
     samples: Annotated[int, typer.Option(min=2, help="Draws of the latents.")] = 20,
     seed: Seed = 0,
     threads: Threads = None,
+    report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict what cells would look like, had they other values of some covariates."""
@@ -64,6 +73,7 @@ def counterfactual(
         if output.resolve() == cells.resolve():
             raise SettingsError(f"{output} holds the cells themselves; give the output a new name.")
         refuse_as_cells(output, overwrite)
+        refuse_as_page(report, overwrite)
         use_threads(threads)
         predicted = predict(
             load(atlas),
@@ -82,6 +92,11 @@ def counterfactual(
             f"Wrote {predicted.n_obs:,} cells x {predicted.n_vars:,} genes to {output}; the atlas "
             f"knows {supported:,} of the cells."
         )
+        if report:
+            from invatlas.report.replies import show_counterfactual
+
+            show_counterfactual(report, predicted, ", ".join(change))
+            say(f"Wrote {report}.")
 
 
 def differential(
@@ -104,6 +119,7 @@ def differential(
     ] = 0.25,
     layer: Layer = None,
     gene_column: GeneColumn = None,
+    report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Say which genes differ between two groups of cells, technique taken out."""
@@ -112,6 +128,7 @@ def differential(
         from invatlas.tasks.differential import differential_expression
 
         refuse_as_table(output, overwrite)
+        refuse_as_page(report, overwrite)
         fitted, adata = load(atlas), read_cells(cells)
         groups = [
             _choose(adata.obs, {"--within": within or [], flag: values})
@@ -129,8 +146,15 @@ def differential(
         )
         write_text(found.to_csv(), output)
         clear = int((found["false_discovery_rate"] <= 0.05).sum())
-        say(f"{clear} of {len(found):,} genes differ at a false discovery rate of 5 %.")
+        lead = f"{clear} of {len(found):,} genes differ at a false discovery rate of 5 %."
+        say(lead)
         say(f"Wrote {output}.")
+        if report:
+            from invatlas.report.replies import show_differential
+
+            names = [", ".join(values) for values in (group, reference)]
+            show_differential(report, found, " against ".join(names), lead)
+            say(f"Wrote {report}.")
 
 
 def states(
@@ -145,6 +169,7 @@ def states(
     layer: Layer = None,
     gene_column: GeneColumn = None,
     seed: Seed = 0,
+    report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Find the states within a cell type, and the diseases that share them."""
@@ -153,6 +178,7 @@ def states(
         from invatlas.tasks.states import states as find_states
 
         refuse_as_table(output, overwrite)
+        refuse_as_page(report, overwrite)
         found = find_states(
             load(atlas),
             read_cells(cells),
@@ -168,6 +194,11 @@ def states(
         write_text(found.cells.to_csv(index_label="cell"), output)
         show_states(found)
         say(f"Wrote the states of {len(found.cells):,} cells to {output}.")
+        if report:
+            from invatlas.report.replies import show_states as show_page
+
+            show_page(report, found, cell_type)
+            say(f"Wrote {report}.")
 
 
 COMMANDS = (counterfactual, differential, states)

@@ -32,6 +32,8 @@ def test_a_value_that_stays_leaves_a_cell_as_it_is(atlas: ia.Atlas, study: AnnDa
     np.testing.assert_allclose(found[same], before[same], rtol=1e-5)
     np.testing.assert_array_equal(result.X.toarray()[same], before[same])
     assert result.layers["counterfactual_sd"][same].max() < 1e-3
+    mean = (1e4 * before / before.sum(1, keepdims=True)).mean(0)
+    np.testing.assert_allclose(result.var["measured_mean"], mean, rtol=1e-5)
     assert not np.allclose(found[~same], before[~same], rtol=1e-3)
 
 
@@ -84,6 +86,7 @@ def test_a_missing_gene_takes_what_the_decoder_expects(atlas: ia.Atlas, study: A
     gene = atlas.genes[int(atlas.gene_shares.argmax())]
     result = expected(atlas, study[:, study.var_names != gene].copy(), {"disease": "disease_1"})
     assert (result[:, gene].layers["counterfactual"] > 0).all()
+    assert result.var.index[result.var["measured_mean"].isna()].tolist() == [gene]
 
 
 def test_a_cell_without_counts_keeps_none(atlas: ia.Atlas, study: AnnData) -> None:

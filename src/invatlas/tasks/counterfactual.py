@@ -93,7 +93,8 @@ def counterfactual(
         scatter as counts do. ``obs["counterfactual_supported"]`` is false of cells that the atlas
         calls new, whose own values it does not know, or that have no counts.
         ``var["counterfactual_mean"]``, ``_low`` and ``_high``: counts per 10,000 averaged over the
-        supported cells, with a 90 % interval. Both layers are dense: 8 bytes a cell and gene.
+        supported cells, with a 90 % interval, and ``measured_mean`` before the change. Both
+        layers are dense: 8 bytes a cell and gene.
 
     Raises
     ------
@@ -134,12 +135,23 @@ def counterfactual(
         obs=adata.obs.assign(counterfactual_supported=supported),
         var=found.describe_averages(pd.Index(atlas.genes)),
     )
+    result.var["measured_mean"] = np.where(counted, _average(source, supported), np.nan)
     mean, deviation = found.mean, found.deviation
     if log_normalised:
         scale = (PER / source.library_size)[:, None]
         mean, deviation = np.log1p(scale * mean), scale * deviation / (1 + scale * mean)
     result.layers["counterfactual"], result.layers["counterfactual_sd"] = mean, deviation
     return result
+
+
+def _average(source: CountSource, supported: np.ndarray) -> np.ndarray:
+    """Counts per 10,000, averaged over supported cells, (gene,)."""
+    total = np.zeros(source.matrix.shape[1])
+    for start in range(0, len(supported), CHUNK):
+        some = slice(start, start + CHUNK)
+        total += (supported[some] * PER / source.library_size[some]) @ source.matrix[some]
+    average: np.ndarray = total / supported.sum()
+    return average
 
 
 @dataclass(frozen=True)
