@@ -55,7 +55,8 @@ def test_donors_and_abundance_write_tables(
     assert pd.read_csv(tmp_path / "who.csv")["sample"].tolist() == list(expected.table["sample"])
     assert len(pd.read_csv(tmp_path / "who_strata.csv")) == 6
     told = tmp_path / "where.csv"
-    call("abundance", folder, cells, "-o", told, "--between", "healthy", "disease_1")
+    said = call("abundance", folder, cells, "-o", told, "--between", "healthy", "disease_1")
+    assert said.count("Ask donors that were kept from the fit") == 1
     found = pd.read_csv(told, index_col="cell")["log_density_ratio"]
     wanted = ia.abundance(atlas, study, between=("healthy", "disease_1"))["log_density_ratio"]
     np.testing.assert_allclose(found, wanted, atol=1e-6)

@@ -14,7 +14,7 @@ import typer
 from invatlas.errors import DataError
 from invatlas.files import read_cells, refuse_as_page, refuse_as_table, write_text
 from invatlas.options import Cells, Folder, GeneColumn, Layer, Output, Overwrite, Report, Seed
-from invatlas.terminal import explained, say
+from invatlas.terminal import explained, noted, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,17 +147,19 @@ def abundance(
         from invatlas.tasks.abundance import abundance as compare_abundance
 
         _refuse(overwrite, report, output)
-        found = compare_abundance(
-            load(atlas),
-            read_cells(cells),
-            between=between,
-            donor=donor,
-            condition=condition,
-            cell_type=cell_type,
-            neighbours=neighbours,
-            layer=layer,
-            gene_column=gene_column,
-        )
+        fitted, adata = load(atlas), read_cells(cells)
+        with noted() as doubts:
+            found = compare_abundance(
+                fitted,
+                adata,
+                between=between,
+                donor=donor,
+                condition=condition,
+                cell_type=cell_type,
+                neighbours=neighbours,
+                layer=layer,
+                gene_column=gene_column,
+            )
         n = int((found["false_discovery_rate"] <= 0.05).sum())
         lead = f"{n:,} of {len(found):,} cells lie where densities differ (FDR 0.05)."
         say(lead)
@@ -165,7 +167,7 @@ def abundance(
         if report:
             from invatlas.report.replies import show_abundance
 
-            show_abundance(report, found, lead)
+            show_abundance(report, found, lead, doubts)
             say(f"Wrote {report}.")
 
 

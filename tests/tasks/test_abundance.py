@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -78,6 +80,7 @@ def test_donors_are_the_replicates_not_cells() -> None:
     assert np.mean(rejected) < 0.1
 
 
+@pytest.mark.filterwarnings("ignore:.*kept from the fit")
 def test_an_atlas_is_asked(atlas: ia.Atlas, study: AnnData) -> None:
     found = ia.abundance(atlas, study, between=("healthy", "disease_1"))
     assert list(found.index) == list(study.obs_names)
@@ -89,6 +92,18 @@ def test_an_atlas_is_asked(atlas: ia.Atlas, study: AnnData) -> None:
     two = study[study.obs["donor"].isin(["donor_01", "donor_02"])].copy()
     alone = ia.abundance(atlas, two)
     assert alone["log_density_ratio"].notna().all() and alone["p_value"].isna().all()
+
+
+def test_cells_of_the_fit_are_doubted(atlas: ia.Atlas, study: AnnData) -> None:
+    with pytest.warns(UserWarning, match="6 of 6 samples are of a donor the atlas was fitted to"):
+        ia.abundance(atlas, study)
+    study.obs["donor"] = study.obs["donor"].astype(str) + " anew"
+    study.obs["arm"] = np.where(np.arange(study.n_obs) % 2, "left", "right")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ia.abundance(atlas, study)
+        study.obs["donor"] = study.obs["donor"].str.removesuffix(" anew")
+        ia.abundance(atlas, study, condition="arm")
 
 
 def test_questions_without_an_answer_are_refused(atlas: ia.Atlas, study: AnnData) -> None:

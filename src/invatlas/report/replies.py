@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,7 @@ def show_donors(path: Path, found: Donors) -> None:
     )
 
 
-def show_abundance(path: Path, table: pd.DataFrame, lead: str) -> None:
+def show_abundance(path: Path, table: pd.DataFrame, lead: str, doubts: Sequence[str]) -> None:
     """Show where cells are more frequent in one condition."""
     by_type = table.groupby("cell_type")["log_density_ratio"].describe()
     write_page(
@@ -110,6 +111,7 @@ def show_abundance(path: Path, table: pd.DataFrame, lead: str) -> None:
         tables={"Log density ratio by cell type": by_type},
         notes={"Cells": "Each dot is a cell; to the right the second condition has more. Donors "
                "are the replicates."},
+        warnings=doubts,
     )  # fmt: skip
 
 

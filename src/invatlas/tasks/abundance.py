@@ -14,6 +14,8 @@ The false discovery rate is that of Benjamini and Hochberg 1995 over cells.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -41,6 +43,11 @@ def abundance(
     gene_column: str | None = None,
 ) -> pd.DataFrame:
     """Compare the density of cells between two conditions, at every cell of either.
+
+    **Ask donors that were kept from the fit where it knew the condition.** z_I is taught to tell
+    the values of biological covariates apart, and has learnt those of the fit's own cells: in two
+    simulations in which a disease did nothing, 27 and 46 % of them had a p-value under 0.05, and
+    of new donors 1 and 3 %. A warning says so.
 
     Parameters
     ----------
@@ -89,6 +96,8 @@ def abundance(
     sample = np.searchsorted(kept, samples.sample[taken])
     if neighbours is None:
         neighbours = min(max(FEWEST, PER_SAMPLE * len(kept)), len(sample) - 1)
+    if samples.doubt:
+        warnings.warn(samples.doubt, stacklevel=2)
     found = compare_density(samples.z[taken], sample, side[kept] == 1, neighbours)
     table = samples.table.iloc[kept[sample]][["donor", "condition"]].reset_index(drop=True)
     kinds = np.array(samples.cell_types, dtype=object)[samples.cell_type[taken]]
