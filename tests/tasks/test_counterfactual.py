@@ -216,6 +216,23 @@ def test_a_combination_nobody_measured_is_predicted(
     assert np.corrcoef(truth, profile(result) - profile(control))[0, 1] > 0.8
 
 
+def test_genes_that_change_are_named(
+    response: AnnData, settings: Callable[..., ia.Settings]
+) -> None:
+    chosen = settings(epochs=60, hidden=64, invariant_latents=8)
+    atlas = ia.fit(response, ["cell_type", "condition"], ["donor"], settings=chosen)
+    control = response[(response.obs["condition"] == "ctrl").to_numpy()].copy()
+    var = ia.counterfactual(atlas, control, {"condition": "stim"}, threshold=0.5).var
+    ratio = (var["counterfactual_mean"] + 0.1) / (var["measured_mean"] + 0.1)
+    np.testing.assert_allclose(var["log2_fold_change"], np.log2(ratio), atol=0.05)
+    higher = var["log2_fold_change"] > 0
+    listed = set(var.index[higher & (var["false_discovery_rate"] <= 0.05)])
+    assert listed == {f"gene_{k:02d}" for k in range(12)}
+    for threshold in (0, "a"):
+        with pytest.raises(SettingsError, match=r"it takes 0\.01 or more, in log2"):
+            ia.counterfactual(atlas, control, {"condition": "stim"}, threshold=threshold)
+
+
 def test_technical_values_are_taken_away(
     response: AnnData, settings: Callable[..., ia.Settings]
 ) -> None:

@@ -33,7 +33,10 @@ def show_counterfactual(path: Path, predicted: AnnData, change: str) -> None:
         path,
         title=f"Counterfactual: {change}",
         lead=f"{supported.sum():,} of {len(supported):,} cells are such as the atlas knows.",
-        figures={"Genes": figures.counterfactual(predicted)},
+        figures={
+            "Genes": figures.counterfactual(predicted),
+            "What the model holds to change": figures.volcano(predicted.var),
+        },
         tables={"Genes": predicted.var.rename_axis("gene")},
         notes={"Genes": "Counts per 10,000 over these cells, those that change most first; bars "
                "hold 90 %."},

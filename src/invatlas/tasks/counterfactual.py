@@ -30,6 +30,7 @@ from invatlas.model.invae import Model
 from invatlas.model.likelihoods import CountDistribution
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.annotate import Calling, describe
+from invatlas.tasks.averages import PER, Averages, average_counts
 from invatlas.tasks.change import (
     Change,
     Moves,
@@ -40,13 +41,11 @@ from invatlas.tasks.change import (
     read_values,
     technical_codes,
 )
+from invatlas.tasks.differential import LEAST_THRESHOLD, THRESHOLD
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, find_counted, match_counts
 from invatlas.training.posterior import CHUNK, encode_cells
 
 SAMPLES = 20
-HALF_WIDTH = 1.645  # of an interval that holds 90 % of a normal distribution, in deviations
-WIDENING = 1.6  # chosen on one simulated screen: what the draws do not know, the decoder's errors
-PER = 1e4
 LEAST_COUNTS = 1e-12  # a cell without counts keeps none
 
 
@@ -59,6 +58,7 @@ def counterfactual(
     gene_column: str | None = None,
     minimum_overlap: float = MINIMUM_OVERLAP,
     log_normalised: bool = False,
+    threshold: float = THRESHOLD,
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> AnnData:
@@ -79,6 +79,8 @@ def counterfactual(
         As in :func:`invatlas.embed`.
     log_normalised
         Whether the layers hold log(1 + counts per 10,000) instead of counts.
+    threshold
+        Change of an average, in log2, beyond which a gene counts as different; 0.01 or more.
     samples
         Draws of the latents, 2 or more.
     seed
@@ -92,9 +94,11 @@ def counterfactual(
         standard deviation over the draws), float32; X holds one draw of whole counts, which
         scatter as counts do. ``obs["counterfactual_supported"]`` is false of cells that the atlas
         calls new, whose own values it does not know, or that have no counts.
-        ``var["counterfactual_mean"]``, ``_low`` and ``_high``: counts per 10,000 averaged over the
-        supported cells, with a 90 % interval, and ``measured_mean`` before the change. Both
-        layers are dense: 8 bytes a cell and gene.
+        Both layers are dense: 8 bytes a cell and gene. var holds counts per 10,000 averaged over
+        the supported cells, ``measured_mean`` and ``counterfactual_mean`` with a 90 % interval
+        (``_low``, ``_high``), and how they differ: ``log2_fold_change`` and its ``_sd``,
+        ``probability`` (that its size is over the threshold), ``false_discovery_rate`` (expected
+        in the list down to this gene). These say what the model holds, not whether it is right.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def counterfactual(
         If the change names no covariate of the atlas or a value it cannot become, or the atlas
         knows none of the cells.
     SettingsError
-        If ``samples`` is less than 2.
+        If ``samples`` is less than 2 or ``threshold`` less than 0.01.
     GeneError, CountsError
         As :func:`invatlas.embed`.
 
@@ -115,6 +119,10 @@ def counterfactual(
     """
     if not isinstance(samples, int) or samples < 2:
         raise SettingsError(f"samples is {samples!r}; a deviation takes a whole number from 2.")
+    if not isinstance(threshold, int | float) or not LEAST_THRESHOLD <= threshold < np.inf:
+        raise SettingsError(
+            f"threshold is {threshold!r}; it takes {LEAST_THRESHOLD} or more, in log2."
+        )
     _check_names(atlas, change)
     source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     q = {which: encode_cells(atlas.model, source, which) for which in LATENTS}
@@ -133,25 +141,14 @@ def counterfactual(
     result = AnnData(
         found.drawn,
         obs=adata.obs.assign(counterfactual_supported=supported),
-        var=found.describe_averages(pd.Index(atlas.genes)),
+        var=found.averages.describe(pd.Index(atlas.genes), threshold),
     )
-    result.var["measured_mean"] = np.where(counted, _average(source, supported), np.nan)
     mean, deviation = found.mean, found.deviation
     if log_normalised:
         scale = (PER / source.library_size)[:, None]
         mean, deviation = np.log1p(scale * mean), scale * deviation / (1 + scale * mean)
     result.layers["counterfactual"], result.layers["counterfactual_sd"] = mean, deviation
     return result
-
-
-def _average(source: CountSource, supported: np.ndarray) -> np.ndarray:
-    """Counts per 10,000, averaged over supported cells, (gene,)."""
-    total = np.zeros(source.matrix.shape[1])
-    for start in range(0, len(supported), CHUNK):
-        some = slice(start, start + CHUNK)
-        total += (supported[some] * PER / source.library_size[some]) @ source.matrix[some]
-    average: np.ndarray = total / supported.sum()
-    return average
 
 
 @dataclass(frozen=True)
@@ -179,32 +176,13 @@ class Prediction:
     drawn
         One draw of the counts, CSR (cell, gene).
     averages
-        Expected counts per 10,000, averaged over supported cells, in each draw, (draw, gene).
-    noise
-        Variance of such an average for want of cells, shape (gene,).
+        Over the supported cells.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
     drawn: sp.csr_matrix
-    averages: np.ndarray
-    noise: np.ndarray
-
-    def describe_averages(self, genes: pd.Index) -> pd.DataFrame:
-        """Tabulate averages over the supported cells, with 90 % intervals."""
-        average = self.averages.mean(0)
-        deviation = np.sqrt(self.averages.var(0, ddof=1) + self.noise) / (1 + average)
-        low, high = (
-            np.log1p(average) + side * HALF_WIDTH * WIDENING * deviation for side in (-1, 1)
-        )
-        return pd.DataFrame(
-            {
-                "counterfactual_mean": average,
-                "counterfactual_mean_low": np.expm1(low).clip(0),
-                "counterfactual_mean_high": np.expm1(high),
-            },
-            index=genes,
-        )
+    averages: Averages
 
 
 @dataclass(frozen=True)
@@ -250,7 +228,9 @@ class Job:
         n = int(cells.supported.sum())
         noise = (squares / n - (sums.mean(0) / n) ** 2).clip(0) / n
         back = np.argsort(order)
-        return Prediction(mean, deviation, sp.vstack(drawn, "csr")[back], sums / n, noise)
+        before = np.where(cells.counted, average_counts(cells.source, cells.supported), np.nan)
+        averages = Averages(before, sums / n, noise)
+        return Prediction(mean, deviation, sp.vstack(drawn, "csr")[back], averages)
 
 
 def draw_counts(
