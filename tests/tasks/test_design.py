@@ -13,7 +13,15 @@ from scipy import stats
 
 import invatlas as ia
 from invatlas.data.covariates import Covariate
-from invatlas.tasks.design import choose, count_cells, inform, list_unmeasured, measure_cells, weigh
+from invatlas.tasks.design import (
+    choose,
+    count_cells,
+    inform,
+    list_unmeasured,
+    measure_cells,
+    measure_prior,
+    weigh,
+)
 from invatlas.tasks.prior_effects import Effects, Measured, fit_effects, predict
 
 LETTERS = Covariate("letter", "categorical", ("a", "b", "c"))
@@ -148,6 +156,31 @@ def test_the_unmeasured_combination_is_wanted_first(
     assert found.loc[0, "information"] == pytest.approx(found.loc[0, "alone"])
     np.testing.assert_allclose(found["total"], found["information"].cumsum())
     assert ia.design(atlas, budget=1)["cell_type"].tolist() == ["type_3"]
+
+
+def test_a_measured_pair_tells_of_its_parts() -> None:
+    pairs = Covariate("letter", "categorical", ("a", "a+b", "a+x", "b", "c"))
+    texts = pd.DataFrame({"letter": ["a+b", "a + c", "a+x", "c"]})
+    expected = [[1, 0, 0, 1, 0], [1, 0, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]]
+    assert weigh((pairs,), texts)[0].tolist() == expected
+    measured, asked = weigh((pairs,), texts[:1]), weigh((pairs,), texts[1:2])
+    known = Measured(measured, np.zeros((1, 1)), np.full(1, 0.01), 0.0)
+    alone = Effects(np.array([[1e-4, 1.0, 0.1]]))
+    before, after = alone.covariance(asked, asked), predict(alone, known, asked)[1]
+    assert after[0, 0, 0] < 0.9 * before[0, 0, 0]
+
+
+def test_pairs_in_the_prior_are_split(study: AnnData, settings: Callable[..., ia.Settings]) -> None:
+    study.obs["letter"] = np.array(["a", "b", "a+b", "c"])[np.arange(study.n_obs) % 4]
+    atlas = ia.fit(study, ["letter", "disease"], ["donor"], settings=settings(epochs=1))
+    weights = measure_prior(atlas).weights[0]
+    assert atlas.schema.biological[0].categories == ("a", "a+b", "b", "c")
+    assert {tuple(row) for row in weights.tolist()} == {
+        (1, 0, 0, 0),
+        (1, 0, 1, 0),
+        (0, 0, 1, 0),
+        (0, 0, 0, 1),
+    }
 
 
 def test_what_the_reference_has_is_measured(partial: tuple[ia.Atlas, AnnData]) -> None:

@@ -14,6 +14,7 @@ depends on no outcome, so that a batch can be planned one by one.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,8 @@ def design(
         A fitted atlas.
     candidates
         One row a combination, one column a biological covariate; a value may name several, as in
-        ``"A+B"``, whose effects add up beside their interaction. Columns ``cells`` and ``donors``
+        ``"A+B"``, whose effects add up beside their interaction; measured pairs of that name tell
+        of their parts likewise. Columns ``cells`` and ``donors``
         say what would be measured. Without it, every combination that no cell the atlas learnt from
         had, nor any of ``reference`` (cells held out to end training are in that alone), by one
         donor.
@@ -173,8 +175,7 @@ def measure_prior(atlas: Atlas) -> Measured:
     mean = given.mean.double().cpu().numpy()[seen]
     variance = given.log_variance.double().exp().cpu().numpy()[seen]
     within = np.average(variance, axis=0, weights=counts)
-    sizes = [len(c.categories) for c in atlas.schema.biological]
-    weights = [np.eye(size)[codes[:, c]] for c, size in enumerate(sizes)]
+    weights = [_weigh_codes(c, codes[:, k]) for k, c in enumerate(atlas.schema.biological)]
     noise = (variance / within).mean(1) / counts
     return Measured(weights, mean / np.sqrt(within), noise, 0.0)
 
@@ -224,11 +225,25 @@ def _average(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     return total / np.bincount(group)[:, None]
 
 
+def _weigh_codes(covariate: Covariate, codes: np.ndarray) -> np.ndarray:
+    """Weights (combination, value) of categories or knots; a pair such as A+B is its parts."""
+    if covariate.knots:
+        return np.asarray(np.eye(len(covariate.knots))[codes])
+    values = pd.DataFrame({covariate.name: covariate.categories})
+    return np.asarray(_weigh_values(covariate, values)[codes])
+
+
+def _split(text: str, known: Collection[str]) -> list[str]:
+    """The parts of "A+B", of which a value of that name is made too where the parts are known."""
+    parts = [part.strip() for part in text.split("+")]
+    return parts if text not in known or set(parts) <= set(known) else [text]
+
+
 def _weigh_values(covariate: Covariate, table: pd.DataFrame) -> np.ndarray:
     weights = np.zeros((len(table), len(covariate.categories)))
     place = {value: k for k, value in enumerate(covariate.categories)}
     for row, text in enumerate(table[covariate.name].astype(str)):
-        for value in [text] if text in place else text.split("+"):
+        for value in _split(text, place):
             if value.strip() not in place:
                 close = difflib.get_close_matches(value.strip(), covariate.categories, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
