@@ -173,7 +173,7 @@ def measure_prior(atlas: Atlas) -> Measured:
     given, seen = prior(), counts > 0
     codes, counts = prior.combinations.cpu().numpy()[seen], counts[seen]
     mean = given.mean.double().cpu().numpy()[seen]
-    variance = given.log_variance.double().exp().cpu().numpy()[seen]
+    variance = given.covariance().diagonal(dim1=1, dim2=2).double().cpu().numpy()[seen]
     within = np.average(variance, axis=0, weights=counts)
     weights = [_weigh_codes(c, codes[:, k]) for k, c in enumerate(atlas.schema.biological)]
     noise = (variance / within).mean(1) / counts
