@@ -153,6 +153,16 @@ def test_cells_of_one_kind_are_one_row_however_it_is_known() -> None:
     assert found.known.tolist() == [True, True, True, True, False, True]
 
 
+def test_a_coarse_value_is_known_where_the_call_is_one_of_its_finer() -> None:
+    finer = (("T", ("CD4", "CD8")),)
+    covariate = Covariate("type", "categorical", ("B", "CD4", "CD8"), groups=finer)
+    called = pd.DataFrame({"predicted_type": ["B", "CD4", "CD4", "B"]})
+    obs = pd.DataFrame({"type": ["T", "T", "B", None]})
+    found = read_values([covariate], obs, called)
+    assert found.known.tolist() == [False, True, True, True]
+    assert weights(found)[2] == [1, 0, 0]
+
+
 def test_a_pair_adds_the_effects_of_its_parts() -> None:
     before = values(PERTURBATION, ["control", "control"])
     after = apply_change([PERTURBATION], before, {"perturbation": "A + B"})

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from invatlas.data.covariates import Covariate, text_values
+from invatlas.data.covariates import MISSING, Covariate, text_values
 from invatlas.data.knots import locate, read_numbers
 from invatlas.errors import CovariateError
 from invatlas.model.invae import Model
@@ -58,7 +58,8 @@ def read_values(
 ) -> Values:
     """Values of cells from obs; those missing there as they were called, where they were.
 
-    A cell whose value the atlas does not know takes the call too, but does not count as known.
+    A cell whose value the atlas does not know takes the call too, but does not count as known; nor
+    does one whose call is none of the finer values that its coarse one stands for.
     """
     tables, codes, known = [], [], np.ones(len(obs), dtype=bool)
     for covariate in covariates:
@@ -67,6 +68,7 @@ def read_values(
             column = called[f"predicted_{covariate.name}"].rename(covariate.name).to_frame()
             guess, guessed = _look_up(covariate, column)
             code = np.where((table != 0).any(1)[code], code, len(table) + guessed)
+            known &= ~_contradicts(covariate, obs, called[f"predicted_{covariate.name}"])
             table = np.vstack([table, guess])
         table, place = np.unique(table, axis=0, return_inverse=True)
         tables.append(table)
@@ -239,6 +241,15 @@ def find_strange(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
         return _beyond(covariate, read_numbers(values))
     met = [*covariate.categories, *(group for group, _ in covariate.groups)]
     return np.asarray(values.notna() & ~values.isin(met))
+
+
+def _contradicts(covariate: Covariate, obs: pd.DataFrame, called: pd.Series) -> np.ndarray:
+    """Which cells have a coarse value that does not stand for what they were called."""
+    own = covariate.encode(obs)
+    coarse, wrong = own < MISSING, np.zeros(len(obs), dtype=bool)
+    call = pd.Categorical(called[coarse], categories=covariate.categories).codes
+    wrong[coarse] = ~covariate.members[-2 - own[coarse], call]
+    return wrong
 
 
 def _read_number(covariate: Covariate, wanted: str) -> np.ndarray:
