@@ -83,6 +83,29 @@ def test_counterfactual_equals_the_function(fitted: Path, cells: Path, tmp_path:
     assert not (tmp_path / "other.h5ad").exists()
 
 
+def test_differential_names_flags_and_spares_the_cells(
+    fitted: Path, cells: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "cells.h5ad"
+    kept.write_bytes(cells.read_bytes())
+    ill, well = ("--group", "disease=disease_1"), ("--reference", "disease=healthy")
+    ask = ("differential", fitted, kept, "-o", tmp_path / "genes.csv")
+    for flags, message in (
+        ((*ill, "--reference", "disease=well"), "--reference: no cell has disease 'well'"),
+        (("--group", "disease=ill", *well), "--group: no cell has disease 'ill'"),
+        ((*ill, *well, "--within", "cell_type=t"), "--within: no cell has cell_type 't'"),
+        ((*ill, *well, "--within", "disease=healthy"), "what --within and --group ask for"),
+    ):
+        assert message in refuse(*ask, *flags)
+    for command in (("differential", *ill, *well), ("states", "--cell-type", "type_1", *well)):
+        asked = (command[0], fitted, kept, *command[1:], "--overwrite", "-o")
+        assert "no ending .csv" in refuse(*asked, kept)
+        assert "is a folder" in refuse(*asked, tmp_path)
+    assert kept.read_bytes() == cells.read_bytes()
+    assert "Wrote" in call(*ask, *ill, *well, "--within", "cell_type=type_1")
+    assert len((tmp_path / "genes.csv").read_text().splitlines()) == 121
+
+
 def test_fit_writes_the_six_files(fitted: Path, cells: Path) -> None:
     assert sorted(file.name for file in fitted.iterdir()) == [
         "atlas.json",

@@ -55,7 +55,8 @@ def test_donors_and_abundance_write_tables(
     assert pd.read_csv(tmp_path / "who.csv")["sample"].tolist() == list(expected.table["sample"])
     assert len(pd.read_csv(tmp_path / "who_strata.csv")) == 6
     told = tmp_path / "where.csv"
-    call("abundance", folder, cells, "-o", told, "--between", "healthy", "disease_1")
+    said = call("abundance", folder, cells, "-o", told, "--between", "healthy", "disease_1")
+    assert said.count("Ask donors that were kept from the fit") == 1
     found = pd.read_csv(told, index_col="cell")["log_density_ratio"]
     wanted = ia.abundance(atlas, study, between=("healthy", "disease_1"))["log_density_ratio"]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
@@ -70,6 +71,30 @@ def test_design_ranks_the_candidates_of_a_file(
     said = call(*asked, "--budget", 2, "--reference", cells)
     found = pd.read_csv(tmp_path / "next.csv")
     assert len(found) == 2 and f"1. {found['cell_type'][0]}, {found['disease'][0]}:" in said
+
+
+def test_every_question_has_a_page(
+    folder: Path, cells: Path, tmp_path: Path, study: AnnData
+) -> None:
+    candidates = tmp_path / "candidates.csv"
+    study.obs[["cell_type", "disease"]].drop_duplicates().to_csv(candidates, index=False)
+    ill, well = ("--group", "disease=disease_1"), ("--reference", "disease=healthy")
+    for command, flags, words in (
+        ("counterfactual", (cells, "--set", "disease=healthy", "--samples", 2), "measured_mean"),
+        ("differential", (cells, *ill, *well), "disease=disease_1 against disease=healthy"),
+        ("states", (cells, "--cell-type", "type_1", "--reference", "healthy"), "state_1"),
+        ("explain", (), "Latents that carry the shifts"),
+        ("donors", (cells, "--drawings", 5), "donor_01"),
+        ("abundance", (cells,), "cells lie where densities differ"),
+        ("design", ("--candidates", candidates, "--budget", 2), "2 combinations tell"),
+    ):
+        ending = ".h5ad" if command == "counterfactual" else ".csv"
+        asked = (command, folder, *flags, "-o", tmp_path / f"{command}{ending}", "--report")
+        assert "no ending .html" in call(*asked, tmp_path / "page.txt", status=1)
+        page = tmp_path / f"{command}.html"
+        assert f"Wrote {page}." in call(*asked, page)
+        html = page.read_text(encoding="utf-8")
+        assert words in html and "<svg" in html and "sortable" in html, command
 
 
 def test_mistakes_are_explained(folder: Path, cells: Path, tmp_path: Path) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from invatlas.assignments import read_change, read_given
-from invatlas.errors import SettingsError
-from invatlas.files import read_cells, refuse_as_cells, refuse_output, write_cells, write_text
+from invatlas.errors import DataError, SettingsError
+from invatlas.files import (
+    read_cells,
+    refuse_as_cells,
+    refuse_as_page,
+    refuse_as_table,
+    write_cells,
+    write_text,
+)
 from invatlas.options import (
     Cells,
     Folder,
@@ -17,11 +25,16 @@ from invatlas.options import (
     Layer,
     Output,
     Overwrite,
+    Report,
     Seed,
     Threads,
     use_threads,
 )
 from invatlas.terminal import explained, say, show_states
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 
 def counterfactual(
@@ -48,6 +61,7 @@ def counterfactual(
     samples: Annotated[int, typer.Option(min=2, help="Draws of the latents.")] = 20,
     seed: Seed = 0,
     threads: Threads = None,
+    report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict what cells would look like, had they other values of some covariates."""
@@ -59,6 +73,7 @@ def counterfactual(
         if output.resolve() == cells.resolve():
             raise SettingsError(f"{output} holds the cells themselves; give the output a new name.")
         refuse_as_cells(output, overwrite)
+        refuse_as_page(report, overwrite)
         use_threads(threads)
         predicted = predict(
             load(atlas),
@@ -77,6 +92,11 @@ def counterfactual(
             f"Wrote {predicted.n_obs:,} cells x {predicted.n_vars:,} genes to {output}; the atlas "
             f"knows {supported:,} of the cells."
         )
+        if report:
+            from invatlas.report.replies import show_counterfactual
+
+            show_counterfactual(report, predicted, ", ".join(change))
+            say(f"Wrote {report}.")
 
 
 def differential(
@@ -99,6 +119,7 @@ def differential(
     ] = 0.25,
     layer: Layer = None,
     gene_column: GeneColumn = None,
+    report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Say which genes differ between two groups of cells, technique taken out."""
@@ -106,13 +127,17 @@ def differential(
         from invatlas.storage import load
         from invatlas.tasks.differential import differential_expression
 
-        refuse_output(output, overwrite)
-        both = read_given(within or [], "--within")
+        refuse_as_table(output, overwrite)
+        refuse_as_page(report, overwrite)
+        fitted, adata = load(atlas), read_cells(cells)
+        groups = [
+            _choose(adata.obs, {"--within": within or [], flag: values})
+            for flag, values in (("--group", group), ("--reference", reference))
+        ]
         found = differential_expression(
-            load(atlas),
-            read_cells(cells),
-            {**both, **read_given(group, "--group")},
-            {**both, **read_given(reference, "--reference")},
+            fitted,
+            adata,
+            *groups,
             donor=donor,
             method=method,
             threshold=threshold,
@@ -121,8 +146,15 @@ def differential(
         )
         write_text(found.to_csv(), output)
         clear = int((found["false_discovery_rate"] <= 0.05).sum())
-        say(f"{clear} of {len(found):,} genes differ at a false discovery rate of 5 %.")
+        lead = f"{clear} of {len(found):,} genes differ at a false discovery rate of 5 %."
+        say(lead)
         say(f"Wrote {output}.")
+        if report:
+            from invatlas.report.replies import show_differential
+
+            names = [", ".join(values) for values in (group, reference)]
+            show_differential(report, found, " against ".join(names), lead)
+            say(f"Wrote {report}.")
 
 
 def states(
@@ -137,6 +169,7 @@ def states(
     layer: Layer = None,
     gene_column: GeneColumn = None,
     seed: Seed = 0,
+    report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Find the states within a cell type, and the diseases that share them."""
@@ -144,7 +177,8 @@ def states(
         from invatlas.storage import load
         from invatlas.tasks.states import states as find_states
 
-        refuse_output(output, overwrite)
+        refuse_as_table(output, overwrite)
+        refuse_as_page(report, overwrite)
         found = find_states(
             load(atlas),
             read_cells(cells),
@@ -160,6 +194,24 @@ def states(
         write_text(found.cells.to_csv(index_label="cell"), output)
         show_states(found)
         say(f"Wrote the states of {len(found.cells):,} cells to {output}.")
+        if report:
+            from invatlas.report.replies import show_states as show_page
+
+            show_page(report, found, cell_type)
+            say(f"Wrote {report}.")
 
 
 COMMANDS = (counterfactual, differential, states)
+
+
+def _choose(obs: pd.DataFrame, asked: Mapping[str, list[str]]) -> np.ndarray:
+    """Which cells have all that some flags ask for, bool (cell,)."""
+    import numpy as np
+
+    from invatlas.tasks.groups import choose_cells
+
+    given = {flag: read_given(values, flag) for flag, values in asked.items()}
+    chosen = np.all([choose_cells(obs, group, flag) for flag, group in given.items()], axis=0)
+    if not chosen.any():
+        raise DataError(f"No cell has what {' and '.join(given)} ask for together.")
+    return np.asarray(chosen)

@@ -106,10 +106,25 @@ def refuse_output(path: Path, overwrite: bool) -> None:
         ) from None
 
 
+def refuse_as_table(path: Path, overwrite: bool) -> None:
+    """Refuse a place where no CSV file can be written, as :func:`refuse_output` does."""
+    _refuse_as(path, overwrite, ".csv", "a table is written to a CSV file")
+
+
+def refuse_as_page(path: Path | None, overwrite: bool) -> None:
+    """Refuse a place where no HTML file can be written, if one is wanted."""
+    if path:
+        _refuse_as(path, overwrite, ".html", "a page is written to an HTML file")
+
+
 def refuse_as_cells(path: Path, overwrite: bool) -> None:
     """Refuse a place where no h5ad file can be written, as :func:`refuse_output` does."""
+    _refuse_as(path, overwrite, ".h5ad", "cells are written to an h5ad file")
+
+
+def _refuse_as(path: Path, overwrite: bool, ending: str, what: str) -> None:
     if path.is_dir():
-        raise StorageError(f"{path} is a folder; cells are written to an h5ad file.")
-    if path.suffix != ".h5ad":
-        raise StorageError(f"{path} has no ending .h5ad; cells are written to an h5ad file.")
+        raise StorageError(f"{path} is a folder; {what}.")
+    if path.suffix != ending:
+        raise StorageError(f"{path} has no ending {ending}; {what}.")
     refuse_output(path, overwrite)

@@ -19,6 +19,9 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of torch; half of the cores by default.")
 ]
+Report = Annotated[
+    Path | None, typer.Option(help="HTML page to write: figures and tables to sort and keep.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invatlas.errors import DataError, SettingsError
-from invatlas.files import read_cells, refuse_output, write_text
-from invatlas.options import Cells, Folder, GeneColumn, Layer, Output, Overwrite, Seed
-from invatlas.terminal import explained, say
+from invatlas.errors import DataError
+from invatlas.files import read_cells, refuse_as_page, refuse_as_table, write_text
+from invatlas.options import Cells, Folder, GeneColumn, Layer, Output, Overwrite, Report, Seed
+from invatlas.terminal import explained, noted, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,7 @@ def explain(
         str | None, typer.Option(help="Value that the others are held against.")
     ] = None,
     gene_sets: Annotated[Path | None, typer.Option(help="gmt file of gene sets to score.")] = None,
+    report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Say which genes each latent and each shift of the prior moves."""
@@ -48,7 +49,7 @@ def explain(
         from invatlas.tasks.explain import explain as explain_atlas
 
         beside = _beside(output, "gene_sets") if gene_sets else None
-        _refuse(overwrite, output, beside)
+        _refuse(overwrite, report, output, beside)
         found = explain_atlas(
             load(atlas), covariate=covariate, against=against, gene_sets=gene_sets
         )
@@ -64,6 +65,11 @@ def explain(
         _write(moved.reset_index(), output)
         if beside:
             _write(found.gene_sets, beside)
+        if report:
+            from invatlas.report.replies import show_explained
+
+            show_explained(report, found)
+            say(f"Wrote {report}.")
 
 
 def donors(
@@ -78,6 +84,7 @@ def donors(
     seed: Seed = 0,
     layer: Layer = None,
     gene_column: GeneColumn = None,
+    report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Compare donors in z_I: who stands out, and which strata a condition has."""
@@ -86,7 +93,7 @@ def donors(
         from invatlas.tasks.donors import donors as compare_donors
 
         beside = _beside(output, "strata")
-        _refuse(overwrite, output, beside)
+        _refuse(overwrite, report, output, beside)
         found = compare_donors(
             load(atlas),
             read_cells(cells),
@@ -109,6 +116,11 @@ def donors(
             say(f"{name}: {len(rows)} samples in {rows['stratum'].nunique()} strata.")
         _write(found.table, output)
         _write(found.strata, beside)
+        if report:
+            from invatlas.report.replies import show_donors
+
+            show_donors(report, found)
+            say(f"Wrote {report}.")
 
 
 def abundance(
@@ -126,6 +138,7 @@ def abundance(
     ] = None,
     layer: Layer = None,
     gene_column: GeneColumn = None,
+    report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Compare the density of cells between two conditions, cell by cell."""
@@ -133,21 +146,29 @@ def abundance(
         from invatlas.storage import load
         from invatlas.tasks.abundance import abundance as compare_abundance
 
-        _refuse(overwrite, output)
-        found = compare_abundance(
-            load(atlas),
-            read_cells(cells),
-            between=between,
-            donor=donor,
-            condition=condition,
-            cell_type=cell_type,
-            neighbours=neighbours,
-            layer=layer,
-            gene_column=gene_column,
-        )
-        shifted = found["false_discovery_rate"] < 0.05
-        say(f"{shifted.sum():,} of {len(found):,} cells lie where densities differ (FDR 0.05).")
+        _refuse(overwrite, report, output)
+        fitted, adata = load(atlas), read_cells(cells)
+        with noted() as doubts:
+            found = compare_abundance(
+                fitted,
+                adata,
+                between=between,
+                donor=donor,
+                condition=condition,
+                cell_type=cell_type,
+                neighbours=neighbours,
+                layer=layer,
+                gene_column=gene_column,
+            )
+        n = int((found["false_discovery_rate"] <= 0.05).sum())
+        lead = f"{n:,} of {len(found):,} cells lie where densities differ (FDR 0.05)."
+        say(lead)
         _write(found.rename_axis("cell").reset_index(), output)
+        if report:
+            from invatlas.report.replies import show_abundance
+
+            show_abundance(report, found, lead, doubts)
+            say(f"Wrote {report}.")
 
 
 def design(
@@ -165,6 +186,7 @@ def design(
     donor: Donor = None,
     layer: Layer = None,
     gene_column: GeneColumn = None,
+    report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Rank combinations nobody measured by what measuring them would tell."""
@@ -172,7 +194,7 @@ def design(
         from invatlas.storage import load
         from invatlas.tasks.design import design as plan
 
-        _refuse(overwrite, output)
+        _refuse(overwrite, report, output)
         found = plan(
             load(atlas),
             _read_table(candidates) if candidates else None,
@@ -187,6 +209,11 @@ def design(
             values = ", ".join(map(str, row[1:-6]))
             say(f"{row.rank}. {values}: {row.information:.3f} nats, {row.total:.3f} in all.")
         _write(found, output)
+        if report:
+            from invatlas.report.replies import show_design
+
+            show_design(report, found)
+            say(f"Wrote {report}.")
 
 
 COMMANDS = (explain, donors, abundance, design)
@@ -196,11 +223,10 @@ def _beside(output: Path, what: str) -> Path:
     return output.with_name(f"{output.stem}_{what}.csv")
 
 
-def _refuse(overwrite: bool, *places: Path | None) -> None:
+def _refuse(overwrite: bool, report: Path | None, *places: Path | None) -> None:
+    refuse_as_page(report, overwrite)
     for place in filter(None, places):
-        if place.suffix != ".csv":
-            raise SettingsError(f"{place} has no ending .csv; the table is written as CSV.")
-        refuse_output(place, overwrite)
+        refuse_as_table(place, overwrite)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -46,6 +47,19 @@ def say(text: str) -> None:
 def note(text: str, kind: str = "Note") -> None:
     """Print a line that wants attention."""
     screen.print(f"[yellow]{kind}[/]: {escape(text)}")
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """Print the warnings of our own as notes, and keep them."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield told
+    for warning in caught:
+        if warning.category is UserWarning and not told.count(str(warning.message)):
+            told.append(str(warning.message))
+            note(told[-1])
 
 
 def show_rows(rows: Iterable[tuple[str, str]]) -> None:

@@ -132,6 +132,7 @@ def test_counterfactual_lists_the_genes_that_change_most() -> None:
     )
     assert list_rows(ia.pl.counterfactual(table)) == ["b", "c", "a"]
     measured = pd.Series({"a": 9.0, "b": 8.0, "c": 3.0})
+    assert list_rows(ia.pl.counterfactual(table.assign(measured_mean=measured)))[0] == "a"
     ax = ia.pl.counterfactual(table, measured, most=1)
     assert list_rows(ax) == ["a"]
     low, high = ax.collections[0].get_segments()[0][:, 0]
@@ -154,6 +155,40 @@ def test_donors_ring_the_outlying_ones() -> None:
     assert list_key(ax) == ["x", "y, stratum 1", "y, stratum 2"]
     assert list_points(ax).count([2, 4]) == 2 and list_points(ax).count([0, 0]) == 1
     assert len(list_points(ia.pl.donors(strata))) == 3
+
+
+def test_states_show_shares_and_who_has_more() -> None:
+    shares = pd.DataFrame({"state": ["s1", "s1", "s2"], "disease": ["x", "y z", "x"]})
+    shares = shares.assign(share=[0.1, 0.2, 0.3], reference_share=[0.4, 0.5, 0.6])
+    table = pd.DataFrame({"state": ["s1", "s2"], "diseases": ["y z", ""]})
+    ax = ia.pl.states(SimpleNamespace(shares=shares, table=table))
+    assert list_rows(ax) == ["s1, x", "s1, y z", "s2, x"]
+    assert list_key(ax) == ["reference", "disease", "has more"]
+    named = np.asarray(ax.collections[-1].get_offsets()).tolist()
+    assert named == [[0.2, 1]], "the only one that is named"
+    assert list_key(ia.pl.states(shares)) == ["reference", "disease"]
+    with pytest.raises(DataError, match=r"lacks reference_share.*ia\.states"):
+        ia.pl.states(shares.drop(columns="reference_share"))
+
+
+def test_explain_lists_the_genes_moved_most() -> None:
+    shifts = pd.DataFrame({"shift": [0.1, -0.5, 0.3]}, index=["a", "b", "c"])
+    latents = pd.DataFrame({"z_I 1": [1.0, 0, 2]}, index=["a", "b", "c"])
+    found = SimpleNamespace(shifts=shifts, latents=latents)
+    ax = ia.pl.explain(found, most=2)
+    assert list_rows(ax) == ["b", "c"] and [bar.get_width() for bar in ax.patches] == [-0.5, 0.3]
+    assert list_rows(ia.pl.explain(found, "z_I 1")) == ["c", "a", "b"]
+    with pytest.raises(DataError, match="of is 'z'; it takes one of shift, z_I 1"):
+        ia.pl.explain(found, "z")
+
+
+def test_abundance_shows_cells_by_type_and_what_is_clear() -> None:
+    table = pd.DataFrame({"cell_type": ["B", "A", "A"], "log_density_ratio": [1.0, -2, 0.5]})
+    ax = ia.pl.abundance(table.assign(false_discovery_rate=[0.01, 0.02, np.nan]))
+    assert list_rows(ax) == ["A", "B"]
+    drawn = [np.asarray(dots.get_offsets()) for dots in ax.collections]
+    shown = [(x, round(y)) for dots in drawn for x, y in dots.tolist() if np.isfinite(x)]
+    assert shown == [(0.5, 0), (1.0, 1), (-2.0, 0)], "not clear, more frequent, less frequent"
 
 
 @pytest.mark.parametrize("assumed", ["survival", "strength"])

@@ -32,6 +32,8 @@ def test_a_value_that_stays_leaves_a_cell_as_it_is(atlas: ia.Atlas, study: AnnDa
     np.testing.assert_allclose(found[same], before[same], rtol=1e-5)
     np.testing.assert_array_equal(result.X.toarray()[same], before[same])
     assert result.layers["counterfactual_sd"][same].max() < 1e-3
+    mean = (1e4 * before / before.sum(1, keepdims=True)).mean(0)
+    np.testing.assert_allclose(result.var["measured_mean"], mean, rtol=1e-5)
     assert not np.allclose(found[~same], before[~same], rtol=1e-3)
 
 
@@ -84,12 +86,26 @@ def test_a_missing_gene_takes_what_the_decoder_expects(atlas: ia.Atlas, study: A
     gene = atlas.genes[int(atlas.gene_shares.argmax())]
     result = expected(atlas, study[:, study.var_names != gene].copy(), {"disease": "disease_1"})
     assert (result[:, gene].layers["counterfactual"] > 0).all()
+    assert result.var.index[result.var["measured_mean"].isna()].tolist() == [gene]
+
+
+def test_a_cell_without_counts_keeps_none(atlas: ia.Atlas, study: AnnData) -> None:
+    value, other = study.obs["disease"].cat.categories[:2]
+    empty = [np.flatnonzero(study.obs["disease"] == name)[0] for name in (value, other)]
+    study.X = study.X.toarray()
+    study.X[empty] = 0
+    result = expected(atlas, study, {"disease": value})
+    assert not result.obs["counterfactual_supported"].iloc[empty].any()
+    assert np.isfinite(result.layers["counterfactual"]).all()
+    assert result.layers["counterfactual"][empty[0]].sum() == 0
+    assert np.isfinite(result.var["counterfactual_mean"]).all()
 
 
 def test_mistakes_are_named(atlas: ia.Atlas, study: AnnData) -> None:
     for change, message in (
         ({"diet": "rich"}, "'diet' is no covariate of the atlas; they are cell_type"),
         ({}, "nothing to change"),
+        ("disease=healthy", "it takes a value by covariate"),
         ({"disease": "plague"}, "to become 'plague'; the atlas knows disease_1, healthy"),
         ({"disease": "reference"}, "to become 'reference'"),
         ({"donor": "nobody"}, "or 'reference'"),
@@ -98,6 +114,9 @@ def test_mistakes_are_named(atlas: ia.Atlas, study: AnnData) -> None:
             ia.counterfactual(atlas, study, change)
     with pytest.raises(SettingsError, match="samples is 1"):
         ia.counterfactual(atlas, study, {"disease": "healthy"}, samples=1)
+    study.obs["donor"] = "new"
+    with pytest.raises(CovariateError, match="600 have a donor it does not know, such as new"):
+        ia.counterfactual(atlas, study, {"batch": "reference"})
 
 
 def test_cells_of_values_nobody_knows_are_flagged(atlas: ia.Atlas, study: AnnData) -> None:
@@ -107,7 +126,9 @@ def test_cells_of_values_nobody_knows_are_flagged(atlas: ia.Atlas, study: AnnDat
     assert not result.obs["counterfactual_supported"].iloc[:5].any()
     assert result.obs["counterfactual_supported"].iloc[5:].any()
     study.obs["cell_type"] = "odd"
-    with pytest.raises(CovariateError, match="None of 600 cells can be changed"):
+    with pytest.raises(
+        CovariateError, match="0 are called new, 600 have a cell_type it does not know, such as odd"
+    ):
         expected(atlas, study, {"disease": "disease_1"})
 
 
@@ -115,10 +136,37 @@ def values(covariate: Covariate, cells: list[object]) -> Values:
     return read_values([covariate], pd.DataFrame({covariate.name: cells}))
 
 
+def weights(of: Values) -> list[list[float]]:
+    """Weights of the values of the only covariate, of each cell."""
+    found: list[list[float]] = of.weights[0][of.kind].tolist()
+    return found
+
+
+def test_cells_of_one_kind_are_one_row_however_it_is_known() -> None:
+    cells = ["A", "control", None, "A", "odd", None]
+    obs = pd.DataFrame({"perturbation": cells})
+    called = pd.DataFrame({"predicted_perturbation": ["B", "B", "A", "B", "B", "control"]})
+    found = read_values([PERTURBATION], obs, called)
+    assert len(found.weights[0]) == 3
+    a, b, control = np.eye(3).tolist()
+    assert weights(found) == [a, control, a, a, b, control]
+    assert found.known.tolist() == [True, True, True, True, False, True]
+
+
+def test_a_coarse_value_is_known_where_the_call_is_one_of_its_finer() -> None:
+    finer = (("T", ("CD4", "CD8")),)
+    covariate = Covariate("type", "categorical", ("B", "CD4", "CD8"), groups=finer)
+    called = pd.DataFrame({"predicted_type": ["B", "CD4", "CD4", "B"]})
+    obs = pd.DataFrame({"type": ["T", "T", "B", None]})
+    found = read_values([covariate], obs, called)
+    assert found.known.tolist() == [False, True, True, True]
+    assert weights(found)[2] == [1, 0, 0]
+
+
 def test_a_pair_adds_the_effects_of_its_parts() -> None:
     before = values(PERTURBATION, ["control", "control"])
     after = apply_change([PERTURBATION], before, {"perturbation": "A + B"})
-    assert after.weights[0].tolist() == [[1, 1, -1]] * 2
+    assert weights(after) == [[1, 1, -1]] * 2
     with pytest.raises(CovariateError, match="some cells have one of these already"):
         apply_change([PERTURBATION], values(PERTURBATION, ["A"]), {"perturbation": "A+B"})
     with pytest.raises(CovariateError, match="written A\\+B"):
@@ -127,10 +175,10 @@ def test_a_pair_adds_the_effects_of_its_parts() -> None:
 
 def test_a_number_lies_between_knots() -> None:
     before = values(AGE, [30, 20, 90, None])
-    assert before.weights[0].tolist() == [[0.5, 0.5, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    assert weights(before) == [[0.5, 0.5, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]
     assert before.known.tolist() == [True, True, False, False]
     after = apply_change([AGE], before, {"age": 70})
-    np.testing.assert_allclose(after.weights[0], [[0, 0.25, 0.75]] * 4)
+    np.testing.assert_allclose(weights(after), [[0, 0.25, 0.75]] * 4)
     with pytest.raises(CovariateError, match="'95'; the atlas knows numbers from 20 to 80"):
         apply_change([AGE], before, {"age": "95"})
 
@@ -176,6 +224,23 @@ def test_a_combination_nobody_measured_is_predicted(
     assert np.corrcoef(truth, found)[0, 1] > 0.8
     assert 0.5 < found[:12].mean() / truth[:12].mean() < 1.2
     assert np.corrcoef(truth, profile(result) - profile(control))[0, 1] > 0.8
+
+
+def test_genes_that_change_are_named(
+    response: AnnData, settings: Callable[..., ia.Settings]
+) -> None:
+    chosen = settings(epochs=60, hidden=64, invariant_latents=8)
+    atlas = ia.fit(response, ["cell_type", "condition"], ["donor"], settings=chosen)
+    control = response[(response.obs["condition"] == "ctrl").to_numpy()].copy()
+    var = ia.counterfactual(atlas, control, {"condition": "stim"}, threshold=0.5).var
+    ratio = (var["counterfactual_mean"] + 0.1) / (var["measured_mean"] + 0.1)
+    np.testing.assert_allclose(var["log2_fold_change"], np.log2(ratio), atol=0.05)
+    higher = var["log2_fold_change"] > 0
+    listed = set(var.index[higher & (var["false_discovery_rate"] <= 0.05)])
+    assert listed == {f"gene_{k:02d}" for k in range(12)}
+    for threshold in (0, "a"):
+        with pytest.raises(SettingsError, match=r"it takes 0\.01 or more, in log2"):
+            ia.counterfactual(atlas, control, {"condition": "stim"}, threshold=threshold)
 
 
 def test_technical_values_are_taken_away(

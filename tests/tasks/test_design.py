@@ -13,7 +13,15 @@ from scipy import stats
 
 import invatlas as ia
 from invatlas.data.covariates import Covariate
-from invatlas.tasks.design import choose, count_cells, inform, list_unmeasured, measure_cells, weigh
+from invatlas.tasks.design import (
+    choose,
+    count_cells,
+    inform,
+    list_unmeasured,
+    measure_cells,
+    measure_prior,
+    weigh,
+)
 from invatlas.tasks.prior_effects import Effects, Measured, fit_effects, predict
 
 LETTERS = Covariate("letter", "categorical", ("a", "b", "c"))
@@ -150,6 +158,39 @@ def test_the_unmeasured_combination_is_wanted_first(
     assert ia.design(atlas, budget=1)["cell_type"].tolist() == ["type_3"]
 
 
+def test_a_measured_pair_tells_of_its_parts() -> None:
+    pairs = Covariate("letter", "categorical", ("a", "a+b", "a+x", "b", "c"))
+    texts = pd.DataFrame({"letter": ["a+b", "a + c", "a+x", "c"]})
+    expected = [[1, 0, 0, 1, 0], [1, 0, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]]
+    assert weigh((pairs,), texts)[0].tolist() == expected
+    measured, asked = weigh((pairs,), texts[:1]), weigh((pairs,), texts[1:2])
+    known = Measured(measured, np.zeros((1, 1)), np.full(1, 0.01), 0.0)
+    alone = Effects(np.array([[1e-4, 1.0, 0.1]]))
+    before, after = alone.covariance(asked, asked), predict(alone, known, asked)[1]
+    assert after[0, 0, 0] < 0.9 * before[0, 0, 0]
+
+
+def test_pairs_in_the_prior_are_split(study: AnnData, settings: Callable[..., ia.Settings]) -> None:
+    study.obs["letter"] = np.array(["a", "b", "a+b", "c"])[np.arange(study.n_obs) % 4]
+    atlas = ia.fit(study, ["letter", "disease"], ["donor"], settings=settings(epochs=1))
+    weights = measure_prior(atlas).weights[0]
+    assert atlas.schema.biological[0].categories == ("a", "a+b", "b", "c")
+    assert {tuple(row) for row in weights.tolist()} == {
+        (1, 0, 0, 0),
+        (1, 0, 1, 0),
+        (0, 0, 1, 0),
+        (0, 0, 0, 1),
+    }
+
+
+def test_what_the_reference_has_is_measured(partial: tuple[ia.Atlas, AnnData]) -> None:
+    atlas, study = partial
+    assert len(list_unmeasured(atlas, study.obs)) == 1
+    obs = study.obs.astype(object)
+    obs.iloc[0, [obs.columns.get_loc(c) for c in ("cell_type", "disease")]] = "type_3", "disease_1"
+    assert not len(list_unmeasured(atlas, obs))
+
+
 def test_more_donors_tell_more(partial: tuple[ia.Atlas, AnnData]) -> None:
     candidates = pd.DataFrame(
         {"cell_type": "type_3", "disease": "disease_1", "cells": [50, 50], "donors": [1, 4]}
@@ -177,7 +218,9 @@ def test_donors_are_replicates(partial: tuple[ia.Atlas, AnnData]) -> None:
     [
         ({"cell_type": ["typo_3"]}, 1, "cell_type 'typo_3'.*did you mean 'type_3'"),
         ({"disease": ["healthy+typo"]}, 1, "disease 'typo'"),
-        ({"cells": [0]}, 1, "has cells 0; it takes 1 or more"),
+        ({"cells": [0]}, 1, "has cells 0; it takes a whole number"),
+        ({"cells": ["3.7"]}, 1, "has cells 3.7; it takes a whole number"),
+        ({"donors": [np.inf]}, 1, "has donors inf; it takes a whole number"),
         ({}, 0, "budget is 0; it takes 1 to 1"),
         ({}, 2, "budget is 2; it takes 1 to 1"),
     ],
@@ -194,4 +237,14 @@ def test_what_is_missing_is_named(partial: tuple[ia.Atlas, AnnData], atlas: ia.A
     with pytest.raises(ia.InvatlasError, match="no column disease; they have cell_type"):
         ia.design(partial[0], pd.DataFrame({"cell_type": ["type_3"]}), budget=1)
     with pytest.raises(ia.InvatlasError, match="Every combination of values was measured"):
+        ia.design(atlas, budget=1)
+
+
+def test_combinations_too_many_to_list_are_not_called_measured(
+    study: AnnData, settings: Callable[..., ia.Settings]
+) -> None:
+    study.obs["one"] = [str(j % 120) for j in range(study.n_obs)]
+    study.obs["other"] = [str(j % 40) for j in range(study.n_obs)]
+    atlas = ia.fit(study, ["one", "other"], ["donor"], settings=settings(epochs=1))
+    with pytest.raises(ia.InvatlasError, match="only the 120 combinations it met of 4,800"):
         ia.design(atlas, budget=1)

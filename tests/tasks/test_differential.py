@@ -139,6 +139,25 @@ def test_pseudobulk_agrees_on_what_is_clear(planted: AnnData, planted_atlas: ia.
     assert found["p_value"].between(0, 1).all()
 
 
+def test_genes_that_were_not_counted_are_left_out(study: AnnData, atlas: ia.Atlas) -> None:
+    """They would differ wherever one group has more counts than the other."""
+    absent = [atlas.genes[j] for j in np.argsort(-atlas.gene_shares)[:5]]
+    some = study[:, ~study.var_names.isin(absent)].copy()
+    for method in ("posterior", "pseudobulk"):
+        if method == "pseudobulk":
+            pytest.importorskip("pydeseq2")
+        found = ia.differential_expression(atlas, some, ILL, WELL, method=method)
+        assert set(found.index) == set(atlas.genes) - set(absent)
+
+
+def test_values_need_not_be_text(study: AnnData, atlas: ia.Atlas) -> None:
+    study.obs["group"] = np.where(study.obs["disease"] == "healthy", 1.0, 2.0)
+    ill = {"cell_type": "type_1", "disease": sorted(set(study.obs["disease"]) - {"healthy"})}
+    one = ia.differential_expression(atlas, study, ill, WELL)
+    numbers = [{"cell_type": "type_1", "group": value} for value in (2, [1.0])]
+    pd.testing.assert_frame_equal(one, ia.differential_expression(atlas, study, *numbers))
+
+
 @pytest.mark.parametrize(
     ("one", "two", "message"),
     [
@@ -146,9 +165,10 @@ def test_pseudobulk_agrees_on_what_is_clear(planted: AnnData, planted_atlas: ia.
         ({"diseas": "healthy"}, WELL, "Did you mean 'disease'"),
         (WELL, {"disease": "healthy"}, "share .* cells; they must share none"),
         (np.ones(3, dtype=bool), WELL, "one True or False for each of the 600 cells"),
+        (pd.Series([True] * 600), WELL, "group1 is a Series of other cells than obs, or in"),
         ({"donor": "donor_01"}, {"donor": "donor_02"}, "Group 1 has 1 values of donor"),
     ],
-    ids=["value", "column", "overlap", "mask", "one donor"],
+    ids=["value", "column", "overlap", "mask", "series", "one donor"],
 )
 def test_wrong_groups_are_refused(
     study: AnnData, atlas: ia.Atlas, one: object, two: object, message: str
@@ -160,8 +180,11 @@ def test_wrong_groups_are_refused(
 def test_wrong_choices_are_refused(study: AnnData, atlas: ia.Atlas, fit) -> None:
     with pytest.raises(ia.InvatlasError, match="posterior or pseudobulk"):
         ia.differential_expression(atlas, study, ILL, WELL, method="wilcoxon")
-    with pytest.raises(ia.InvatlasError, match="threshold is -1"):
-        ia.differential_expression(atlas, study, ILL, WELL, threshold=-1)
+    for threshold in (-1, 0, "0.5"):
+        with pytest.raises(ia.InvatlasError, match=r"posterior takes 0\.01 or more"):
+            ia.differential_expression(atlas, study, ILL, WELL, threshold=threshold)
     gaussian = fit(study, likelihood="gaussian", epochs=1)
     with pytest.raises(ia.InvatlasError, match="gaussian likelihood"):
         ia.differential_expression(gaussian, study, ILL, WELL)
+    told = ia.states(gaussian, study, cell_type="type_1", reference="healthy").table
+    assert not told["markers"].any(), "states do not need expected counts"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from anndata import AnnData
 
 import invatlas as ia
 from invatlas.tasks.donors import Donors, compare_samples
-from invatlas.tasks.samples import Samples
+from invatlas.tasks.samples import Samples, name_donor
 
 
 def draw_samples(
@@ -120,6 +122,14 @@ def test_questions_without_an_answer_are_refused(atlas: ia.Atlas, study: AnnData
         ia.donors(atlas, study, fewest_cells=500)
     with pytest.raises(ia.InvatlasError, match="fewest_cells is 1; it takes 2 or more"):
         ia.donors(atlas, study, fewest_cells=1)
+    with pytest.raises(ia.InvatlasError, match="the largest has 74"):
+        ia.donors(atlas, study, fewest_cells=500)
     study.obs["donor"] = None
     with pytest.raises(ia.InvatlasError, match="No cell has a value of each of donor"):
         ia.donors(atlas, study)
+
+
+def test_a_scale_has_no_donors(study: AnnData, fit: Callable[..., ia.Atlas]) -> None:
+    study.obs["hours"] = np.arange(study.n_obs) % 50
+    atlas = fit(study, technical=["hours:continuous", "batch"], epochs=1)
+    assert name_donor(atlas) == "batch"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from anndata import AnnData
 from scipy import stats
 
 import invatlas as ia
@@ -103,6 +105,21 @@ def test_questions_without_an_answer_are_refused(atlas: ia.Atlas, tmp_path: Path
         ia.explain(atlas, gene_sets={"mouse": ["Actb", "Gapdh"]})
     with pytest.raises(ia.InvatlasError, match="cannot be read"):
         ia.explain(atlas, gene_sets=tmp_path / "none.gmt")
-    (tmp_path / "odd.gmt").write_text("A\tB\tC\nno tabs here\n")
-    with pytest.raises(ia.InvatlasError, match="no gmt file: line 2 has no genes"):
-        read_gene_sets(tmp_path / "odd.gmt")
+    for text, message in (
+        ("A\tB\tC\n\nno tabs here\n", "no gmt file: line 3 has no genes"),
+        ("\n", "it is empty"),
+        ("A\t\tC\nA\t\tD\n", "names the set 'A' twice"),
+    ):
+        (tmp_path / "odd.gmt").write_text(text)
+        with pytest.raises(ia.InvatlasError, match=message):
+            read_gene_sets(tmp_path / "odd.gmt")
+
+
+def test_a_latent_varies_with_what_it_shares(study: AnnData, fit: Callable[..., ia.Atlas]) -> None:
+    """Of a low-rank prior, too: its loadings are a part of every latent's deviation."""
+    atlas = fit(study, prior="low_rank", epochs=1)
+    before = ia.explain(atlas).latents
+    with torch.no_grad():
+        atlas.model.prior_invariant.base_loadings += 3.0
+    moved = ia.explain(atlas).latents.abs().sum() / before.abs().sum()
+    assert (moved > 1.5).all()

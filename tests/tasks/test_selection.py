@@ -52,6 +52,13 @@ def test_a_measured_viability_by_hand(cells: AnnData) -> None:
     assert list(found.curve["strength"]) == [0, 1] and found.tipping_point is None
 
 
+def test_a_cell_without_a_state_counts_for_nothing(cells: AnnData) -> None:
+    cells.obs["state"] = cells.obs["state"].astype(object)
+    cells.obs.iloc[50:100, 0] = None
+    found = ask(cells, assumed=[1.0]).curve.iloc[0]
+    assert found["share_a"] == pytest.approx(20 / 50)
+
+
 def test_every_donor_counts_the_same(cells: AnnData) -> None:
     cells.obs["donor"] = (["one"] * 20 + ["two"] * 80) + (["three"] * 50 + ["four"] * 50)
     found = ask(cells, donor="donor", assumed=[1.0]).curve.iloc[0]

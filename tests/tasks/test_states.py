@@ -103,6 +103,25 @@ def test_a_planted_state_is_found_with_its_diseases(shared: AnnData) -> None:
     )
 
 
+def test_markers_are_told_of_data_that_lack_genes(study: AnnData, atlas: ia.Atlas) -> None:
+    """As many as one lets them lack: markers may not ask for more."""
+    rare = [atlas.genes[j] for j in np.argsort(atlas.gene_shares)]
+    held = np.cumsum(np.sort(atlas.gene_shares))
+    some = study[:, [gene for gene, share in zip(rare, held, strict=True) if share < 0.4]].copy()
+    lists = {"some": list(some.var_names[:9])}
+    found = ia.states(
+        atlas, some, cell_type="type_1", reference="healthy", minimum_overlap=0.1, gene_lists=lists
+    )
+    assert found.table["score_some"].notna().any()
+
+
+def test_too_few_donors_are_refused_before_any_work(study: AnnData, atlas: ia.Atlas) -> None:
+    names = np.where(np.arange(study.n_obs) < 5, [f"p{j}" for j in range(study.n_obs)], "one")
+    study.obs["donor"] = names
+    with pytest.raises(ia.InvatlasError, match="2 donors have 5 or more of the cells, 1 of them"):
+        ia.states(atlas, study, cell_type="type_1", reference="healthy")
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -14,13 +14,13 @@ that every value has its weight, with the least sum of squares.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
-from invatlas.data.covariates import Covariate, text_values
+from invatlas.data.covariates import MISSING, Covariate, text_values
 from invatlas.data.knots import locate, read_numbers
 from invatlas.errors import CovariateError
 from invatlas.model.invae import Model
@@ -36,12 +36,20 @@ Change = Mapping[str, str | float]
 
 @dataclass(frozen=True)
 class Values:
-    """Weights of the values of each covariate, and whether the atlas knows what a cell is.
+    """What the cells are, each kind of cell once.
 
-    ``weights`` has one array (cell, value) for each covariate.
+    Attributes
+    ----------
+    weights
+        Of the values of each covariate, one array (kind, value) each.
+    kind
+        Kind of each cell, shape (cell,).
+    known
+        Whether the atlas knows what a cell is, shape (cell,).
     """
 
     weights: tuple[np.ndarray, ...]
+    kind: np.ndarray
     known: np.ndarray
 
 
@@ -50,19 +58,25 @@ def read_values(
 ) -> Values:
     """Values of cells from obs; those missing there as they were called, where they were.
 
-    A cell whose value the atlas does not know takes the call too, but does not count as known.
+    A cell whose value the atlas does not know takes the call too, but does not count as known; nor
+    does one whose call is none of the finer values that its coarse one stands for.
     """
-    weights, known = [], np.ones(len(obs), dtype=bool)
+    tables, codes, known = [], [], np.ones(len(obs), dtype=bool)
     for covariate in covariates:
-        own = _weigh(covariate, obs)
+        table, code = _look_up(covariate, obs)
         if called is not None:
-            column = called[f"predicted_{covariate.name}"].set_axis(obs.index)
-            missing = own.sum(1) == 0
-            guess = _weigh(covariate, pd.DataFrame({covariate.name: column}))
-            own = np.where(missing[:, None], guess, own)
-        known &= (own.sum(1) > 0) & ~_strange(covariate, obs)
-        weights.append(own)
-    return Values(tuple(weights), known)
+            column = called[f"predicted_{covariate.name}"].rename(covariate.name).to_frame()
+            guess, guessed = _look_up(covariate, column)
+            code = np.where((table != 0).any(1)[code], code, len(table) + guessed)
+            known &= ~_contradicts(covariate, obs, called[f"predicted_{covariate.name}"])
+            table = np.vstack([table, guess])
+        table, place = np.unique(table, axis=0, return_inverse=True)
+        tables.append(table)
+        codes.append(place.ravel()[code])
+        known &= (table != 0).any(1)[codes[-1]] & ~find_strange(covariate, obs)
+    kinds, kind = np.unique(np.stack(codes, 1), axis=0, return_inverse=True)
+    weights = tuple(table[kinds[:, c]] for c, table in enumerate(tables))
+    return Values(weights, kind.ravel(), known)
 
 
 def apply_change(
@@ -96,8 +110,8 @@ def apply_change(
         else:
             weights[c] = _add_up(covariate, wanted, weights[c], laboratories is not None)
             continue
-        weights[c] = np.tile(row, (len(values.known), 1))
-    return Values(tuple(weights), values.known)
+        weights[c] = np.tile(row, (len(weights[c]), 1))
+    return replace(values, weights=tuple(weights))
 
 
 def technical_codes(
@@ -175,12 +189,10 @@ def move_technique(model: Model, before: Values, after: Values) -> Moves:
 
 def _kinds(before: Values, after: Values) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weights of the values (kind, value) before and after, and the kind of each cell."""
-    both = np.concatenate([*before.weights, *after.weights], axis=1)
-    kinds, kind = np.unique(both, axis=0, return_inverse=True)
-    old, new = np.split(kinds, 2, axis=1)
-    complete = np.all([part.sum(1) > 0 for part in before.weights], axis=0)
-    moves = (old != new).any(1)[kind.ravel()] & complete
-    kind = np.where(moves, kind.ravel(), -1)
+    old, new = (np.concatenate(side.weights, axis=1) for side in (before, after))
+    complete = np.all([part.any(1) for part in before.weights], axis=0)
+    moves = (old != new).any(1) & complete
+    kind = np.where(moves[before.kind], before.kind, -1)
     return torch.from_numpy(old).float(), torch.from_numpy(new).float(), torch.from_numpy(kind)
 
 
@@ -192,12 +204,20 @@ def _weigh_combinations(prior: Prior, weights: torch.Tensor, sizes: Sequence[int
     return product
 
 
-def _weigh(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
-    """Weights (cell, value) of a column; all 0 where the value is missing or unknown."""
+def _look_up(covariate: Covariate, obs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (text, value) of what a column says, none last, and which of it each cell has."""
+    nothing = np.zeros((1, len(covariate.categories)))
     if covariate.name not in obs.columns:
-        return np.zeros((len(obs), len(covariate.categories)))
+        return nothing, np.zeros(len(obs), dtype=np.int64)
+    code, texts = pd.factorize(text_values(obs, covariate.name))
+    table = np.vstack([_weigh(covariate, pd.DataFrame({covariate.name: texts})), nothing])
+    return table, code % len(table)
+
+
+def _weigh(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
+    """Weights (row, value) of a column; all 0 where the value is unknown."""
     if covariate.knots:
-        return _between_knots(read_numbers(text_values(obs, covariate.name)), covariate)
+        return _between_knots(read_numbers(obs[covariate.name]), covariate)
     codes = covariate.encode(obs)
     return np.asarray(np.eye(len(covariate.categories))[codes] * (codes >= 0)[:, None])
 
@@ -212,7 +232,7 @@ def _beyond(covariate: Covariate, numbers: np.ndarray) -> np.ndarray:
     return np.asarray((numbers < covariate.knots[0]) | (numbers > covariate.knots[-1]))
 
 
-def _strange(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
+def find_strange(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
     """Which cells have a value of a column that the atlas never met."""
     if covariate.name not in obs.columns:
         return np.zeros(len(obs), dtype=bool)
@@ -221,6 +241,15 @@ def _strange(covariate: Covariate, obs: pd.DataFrame) -> np.ndarray:
         return _beyond(covariate, read_numbers(values))
     met = [*covariate.categories, *(group for group, _ in covariate.groups)]
     return np.asarray(values.notna() & ~values.isin(met))
+
+
+def _contradicts(covariate: Covariate, obs: pd.DataFrame, called: pd.Series) -> np.ndarray:
+    """Which cells have a coarse value that does not stand for what they were called."""
+    own = covariate.encode(obs)
+    coarse, wrong = own < MISSING, np.zeros(len(obs), dtype=bool)
+    call = pd.Categorical(called[coarse], categories=covariate.categories).codes
+    wrong[coarse] = ~covariate.members[-2 - own[coarse], call]
+    return wrong
 
 
 def _read_number(covariate: Covariate, wanted: str) -> np.ndarray:

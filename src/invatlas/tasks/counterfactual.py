@@ -12,6 +12,7 @@ their average and tells the decoder none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,29 +24,29 @@ from torch import Tensor
 
 from invatlas.atlas import Atlas
 from invatlas.data.counts import CountSource
-from invatlas.data.genes import match_genes
 from invatlas.data.minibatch import gather_counts
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.model.invae import Model
 from invatlas.model.likelihoods import CountDistribution
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.annotate import Calling, describe
+from invatlas.tasks.averages import PER, Averages, average_counts
 from invatlas.tasks.change import (
     Change,
     Moves,
     apply_change,
+    find_strange,
     move_biology,
     move_technique,
     read_values,
     technical_codes,
 )
-from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, match_counts
+from invatlas.tasks.differential import LEAST_THRESHOLD, THRESHOLD
+from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, find_counted, match_counts
 from invatlas.training.posterior import CHUNK, encode_cells
 
 SAMPLES = 20
-HALF_WIDTH = 1.645  # of an interval that holds 90 % of a normal distribution, in deviations
-WIDENING = 1.6  # chosen on one simulated screen: what the draws do not know, the decoder's errors
-PER = 1e4
+LEAST_COUNTS = 1e-12  # a cell without counts keeps none
 
 
 def counterfactual(
@@ -57,6 +58,7 @@ def counterfactual(
     gene_column: str | None = None,
     minimum_overlap: float = MINIMUM_OVERLAP,
     log_normalised: bool = False,
+    threshold: float = THRESHOLD,
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> AnnData:
@@ -77,6 +79,8 @@ def counterfactual(
         As in :func:`invatlas.embed`.
     log_normalised
         Whether the layers hold log(1 + counts per 10,000) instead of counts.
+    threshold
+        Change of an average, in log2, beyond which a gene counts as different; 0.01 or more.
     samples
         Draws of the latents, 2 or more.
     seed
@@ -89,8 +93,12 @@ def counterfactual(
         counts, which sum to each cell's own library size) and ``counterfactual_sd`` (their
         standard deviation over the draws), float32; X holds one draw of whole counts, which
         scatter as counts do. ``obs["counterfactual_supported"]`` is false of cells that the atlas
-        calls new or whose own values it does not know. ``var["counterfactual_mean"]``, ``_low``
-        and ``_high``: counts per 10,000 averaged over the supported cells, with a 90 % interval.
+        calls new, whose own values it does not know, or that have no counts.
+        Both layers are dense: 8 bytes a cell and gene. var holds counts per 10,000 averaged over
+        the supported cells, ``measured_mean`` and ``counterfactual_mean`` with a 90 % interval
+        (``_low``, ``_high``), and how they differ: ``log2_fold_change`` and its ``_sd``,
+        ``probability`` (that its size is over the threshold), ``false_discovery_rate`` (expected
+        in the list down to this gene). These say what the model holds, not whether it is right.
 
     Raises
     ------
@@ -98,7 +106,7 @@ def counterfactual(
         If the change names no covariate of the atlas or a value it cannot become, or the atlas
         knows none of the cells.
     SettingsError
-        If ``samples`` is less than 2.
+        If ``samples`` is less than 2 or ``threshold`` less than 0.01.
     GeneError, CountsError
         As :func:`invatlas.embed`.
 
@@ -109,26 +117,31 @@ def counterfactual(
     and what they express, beyond the covariates of the atlas. Combinations that were never measured
     are taken to be, in the latents, the sum of what their values add.
     """
-    if samples < 2:
-        raise SettingsError(f"samples is {samples!r}; a deviation takes 2 or more.")
+    if not isinstance(samples, int) or samples < 2:
+        raise SettingsError(f"samples is {samples!r}; a deviation takes a whole number from 2.")
+    if not isinstance(threshold, int | float) or not LEAST_THRESHOLD <= threshold < np.inf:
+        raise SettingsError(
+            f"threshold is {threshold!r}; it takes {LEAST_THRESHOLD} or more, in log2."
+        )
     _check_names(atlas, change)
     source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     q = {which: encode_cells(atlas.model, source, which) for which in LATENTS}
     called = describe(atlas, q["invariant"], Calling(), overlap)
     job, known = _plan(atlas, adata.obs, change, called)
-    supported = known & ~called["novelty_flag"].to_numpy()
+    counts = source.matrix.getnnz(axis=1) > 0
+    supported = known & counts & ~called["novelty_flag"].to_numpy()
     if not supported.any():
+        unknown = _say_unknown(atlas, adata.obs, change)
         raise CovariateError(
-            f"None of {adata.n_obs} cells can be changed: the atlas calls them new, or does not "
-            f"know their own values of {', '.join(change)} or of its biological covariates."
+            f"None of {adata.n_obs} cells can be changed: {(~counts).sum()} have no counts, "
+            f"{called['novelty_flag'].sum()} are called new{unknown}."
         )
-    names = set(match_genes(adata.var, atlas.genes, atlas.gene_shares, 0.0, gene_column)[0].names)
-    counted = torch.tensor([gene in names for gene in atlas.genes])
+    counted = torch.from_numpy(find_counted(atlas, adata.var, gene_column))
     found = job.predict(atlas.model, Cells(source, q, counted, supported), samples, seed)
     result = AnnData(
         found.drawn,
         obs=adata.obs.assign(counterfactual_supported=supported),
-        var=found.describe_averages(pd.Index(atlas.genes)),
+        var=found.averages.describe(pd.Index(atlas.genes), threshold),
     )
     mean, deviation = found.mean, found.deviation
     if log_normalised:
@@ -163,32 +176,13 @@ class Prediction:
     drawn
         One draw of the counts, CSR (cell, gene).
     averages
-        Expected counts per 10,000, averaged over supported cells, in each draw, (draw, gene).
-    noise
-        Variance of such an average for want of cells, shape (gene,).
+        Over the supported cells.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
     drawn: sp.csr_matrix
-    averages: np.ndarray
-    noise: np.ndarray
-
-    def describe_averages(self, genes: pd.Index) -> pd.DataFrame:
-        """Tabulate averages over the supported cells, with 90 % intervals."""
-        average = self.averages.mean(0)
-        deviation = np.sqrt(self.averages.var(0, ddof=1) + self.noise) / (1 + average)
-        low, high = (
-            np.log1p(average) + side * HALF_WIDTH * WIDENING * deviation for side in (-1, 1)
-        )
-        return pd.DataFrame(
-            {
-                "counterfactual_mean": average,
-                "counterfactual_mean_low": np.expm1(low).clip(0),
-                "counterfactual_mean_high": np.expm1(high),
-            },
-            index=genes,
-        )
+    averages: Averages
 
 
 @dataclass(frozen=True)
@@ -222,7 +216,7 @@ class Job:
                     z[which] = moved(z[which], self.moves[which].kind[rows])
                 there = _decode(model, z, self.after[rows], library_size)
                 x = here.carry(torch.where(cells.counted, counts, here.expected_counts), there)
-                x = x * (library_size / x.sum(1))[:, None]
+                x = x * (library_size / x.sum(1).clamp_min(LEAST_COUNTS))[:, None]
                 total += x
                 total_squares += x.double().square()
                 sums[s] += (per @ x).double().numpy()
@@ -234,7 +228,9 @@ class Job:
         n = int(cells.supported.sum())
         noise = (squares / n - (sums.mean(0) / n) ** 2).clip(0) / n
         back = np.argsort(order)
-        return Prediction(mean, deviation, sp.vstack(drawn, "csr")[back], sums / n, noise)
+        before = np.where(cells.counted, average_counts(cells.source, cells.supported), np.nan)
+        averages = Averages(before, sums / n, noise)
+        return Prediction(mean, deviation, sp.vstack(drawn, "csr")[back], averages)
 
 
 def draw_counts(
@@ -289,9 +285,26 @@ def _plan(
 
 def _check_names(atlas: Atlas, change: Change) -> None:
     names = [covariate.name for covariate in atlas.schema.covariates]
+    if not isinstance(change, Mapping):
+        raise CovariateError(f"The change is {change!r}; it takes a value by covariate.")
     if not change:
         raise CovariateError(f"There is nothing to change; the covariates are {', '.join(names)}.")
     if unknown := [name for name in change if name not in names]:
         raise CovariateError(
             f"{unknown[0]!r} is no covariate of the atlas; they are {', '.join(names)}."
         )
+
+
+def _say_unknown(atlas: Atlas, obs: pd.DataFrame, change: Change) -> str:
+    """Say which columns hold values that the atlas does not know, with one of them."""
+    asked = list(atlas.schema.biological)
+    if any(covariate.name in change for covariate in atlas.schema.technical):
+        asked += atlas.schema.technical
+    told = ""
+    for covariate in asked:
+        if covariate.name not in obs.columns:
+            told += f", obs has no column {covariate.name}"
+        elif strange := list(obs[covariate.name][find_strange(covariate, obs)].iloc[:1]):
+            n = int(find_strange(covariate, obs).sum())
+            told += f", {n} have a {covariate.name} it does not know, such as {strange[0]!s}"
+    return told

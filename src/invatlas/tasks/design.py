@@ -14,6 +14,7 @@ depends on no outcome, so that a batch can be planned one by one.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from invatlas.tasks.prior_effects import Measured, Weights, fit_effects, predict
 from invatlas.tasks.samples import name_donor
 
 MOST_CANDIDATES = 2000
+MOST_CELLS = 1e9
 LEAST_NOISE = 1e-6
 
 
@@ -50,8 +52,11 @@ def design(
         A fitted atlas.
     candidates
         One row a combination, one column a biological covariate; a value may name several, as in
-        ``"A+B"``, whose effects add up beside their interaction. Columns ``cells`` and ``donors``
-        say what would be measured. Without it, every combination nobody measured, by one donor.
+        ``"A+B"``, whose effects add up beside their interaction; measured pairs of that name tell
+        of their parts likewise. Columns ``cells`` and ``donors``
+        say what would be measured. Without it, every combination that no cell the atlas learnt from
+        had, nor any of ``reference`` (cells held out to end training are in that alone), by one
+        donor.
     budget
         How many to choose.
     cells
@@ -85,9 +90,9 @@ def design(
     """
     covariates = atlas.schema.biological
     if candidates is None:
-        candidates = list_unmeasured(atlas)
+        candidates = list_unmeasured(atlas, None if reference is None else reference.obs)
         if not len(candidates):
-            raise SettingsError("Every combination of values was measured; name candidates.")
+            raise SettingsError(_say_none_left(atlas))
     _check(candidates, [c.name for c in covariates], budget, cells)
     weights = weigh(covariates, candidates)
     measured = (
@@ -138,10 +143,12 @@ def inform(left: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return told
 
 
-def list_unmeasured(atlas: Atlas) -> pd.DataFrame:
-    """Combinations of the prior's table that no cell of the fit had."""
-    prior, counts = atlas.model.prior_invariant, count_cells(atlas)
-    codes = prior.combinations.cpu().numpy()[counts == 0]
+def list_unmeasured(atlas: Atlas, obs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Combinations of the prior's table that no cell it learnt from had, nor any of ``obs``."""
+    codes = atlas.model.prior_invariant.combinations.cpu().numpy()[count_cells(atlas) == 0]
+    if obs is not None:
+        met = set(map(tuple, np.unique(atlas.schema.encode(obs)[0], axis=0).tolist()))
+        codes = codes[[tuple(row) not in met for row in codes.tolist()]]
     return pd.DataFrame(
         {c.name: np.array(c.categories)[codes[:, k]] for k, c in enumerate(atlas.schema.biological)}
     )
@@ -166,10 +173,9 @@ def measure_prior(atlas: Atlas) -> Measured:
     given, seen = prior(), counts > 0
     codes, counts = prior.combinations.cpu().numpy()[seen], counts[seen]
     mean = given.mean.double().cpu().numpy()[seen]
-    variance = given.log_variance.double().exp().cpu().numpy()[seen]
+    variance = given.covariance().diagonal(dim1=1, dim2=2).double().cpu().numpy()[seen]
     within = np.average(variance, axis=0, weights=counts)
-    sizes = [len(c.categories) for c in atlas.schema.biological]
-    weights = [np.eye(size)[codes[:, c]] for c, size in enumerate(sizes)]
+    weights = [_weigh_codes(c, codes[:, k]) for k, c in enumerate(atlas.schema.biological)]
     noise = (variance / within).mean(1) / counts
     return Measured(weights, mean / np.sqrt(within), noise, 0.0)
 
@@ -219,11 +225,25 @@ def _average(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     return total / np.bincount(group)[:, None]
 
 
+def _weigh_codes(covariate: Covariate, codes: np.ndarray) -> np.ndarray:
+    """Weights (combination, value) of categories or knots; a pair such as A+B is its parts."""
+    if covariate.knots:
+        return np.asarray(np.eye(len(covariate.knots))[codes])
+    values = pd.DataFrame({covariate.name: covariate.categories})
+    return np.asarray(_weigh_values(covariate, values)[codes])
+
+
+def _split(text: str, known: Collection[str]) -> list[str]:
+    """The parts of "A+B", of which a value of that name is made too where the parts are known."""
+    parts = [part.strip() for part in text.split("+")]
+    return parts if text not in known or set(parts) <= set(known) else [text]
+
+
 def _weigh_values(covariate: Covariate, table: pd.DataFrame) -> np.ndarray:
     weights = np.zeros((len(table), len(covariate.categories)))
     place = {value: k for k, value in enumerate(covariate.categories)}
     for row, text in enumerate(table[covariate.name].astype(str)):
-        for value in [text] if text in place else text.split("+"):
+        for value in _split(text, place):
             if value.strip() not in place:
                 close = difflib.get_close_matches(value.strip(), covariate.categories, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -247,11 +267,25 @@ def _weigh_scale(covariate: Covariate, table: pd.DataFrame) -> np.ndarray:
     return np.asarray(np.clip(1 - np.abs(position[:, None] - knots), 0, None))
 
 
+def _say_none_left(atlas: Atlas) -> str:
+    sizes = [len(c.categories) for c in atlas.schema.biological]
+    every, met = int(np.prod(sizes)), len(atlas.model.prior_invariant.combinations)
+    if met == every:
+        return "Every combination of values was measured; name candidates."
+    return (
+        f"The atlas lists only the {met:,} combinations it met of {every:,}, too many to rank; "
+        "name candidates."
+    )
+
+
 def _whole_numbers(column: pd.Series, name: str) -> np.ndarray:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
-    if not (numbers >= 1).all():
-        row = int((~(numbers >= 1)).argmax())
-        raise SettingsError(f"Candidate {row} has {name} {column.iloc[row]}; it takes 1 or more.")
+    whole = (numbers >= 1) & (numbers < MOST_CELLS) & (numbers == np.floor(numbers))
+    if not whole.all():
+        row = int((~whole).argmax())
+        raise SettingsError(
+            f"Candidate {row} has {name} {column.iloc[row]}; it takes a whole number from 1."
+        )
     return np.asarray(numbers, dtype=np.int64)
 
 

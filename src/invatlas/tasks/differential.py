@@ -17,14 +17,15 @@ from anndata import AnnData
 from invatlas.atlas import Atlas
 from invatlas.data.counts import check_cells
 from invatlas.errors import SettingsError
-from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
-from invatlas.tasks.expression import Profiles, profile
+from invatlas.tasks.embed import MINIMUM_OVERLAP, find_counted, match_counts
+from invatlas.tasks.expression import profile, sum_counts
 from invatlas.tasks.gene_effects import expected_false_discoveries, moderate, shrink
 from invatlas.tasks.groups import Group, Samples, choose_cells, take_samples
 from invatlas.tasks.pseudobulk import compare_pseudobulk
 
 METHODS = ("posterior", "pseudobulk")
 THRESHOLD = 0.25
+LEAST_THRESHOLD = 0.01  # nearer to 0 every gene differs, if by next to nothing
 FEWEST_CELLS = 5
 
 
@@ -60,7 +61,8 @@ def differential_expression(
         sums of counts by DESeq2 (Love et al. 2014, Genome Biology 15), through pydeseq2, and
         needs ``pip install invatlas[deseq]``.
     threshold
-        Fold change, in log2, beyond which a gene counts as different; 0 or more.
+        Fold change, in log2, beyond which a gene counts as different: 0.01 or more, of
+        ``pseudobulk`` 0 or more.
     fewest_cells
         Cells a donor must have in a group to count.
     layer, gene_column, minimum_overlap
@@ -69,12 +71,13 @@ def differential_expression(
     Returns
     -------
     DataFrame
-        One row a gene of the atlas, the likeliest to differ first: ``share_1``, ``share_2``
-        (mean share of a cell's counts, geometric over donors), ``log2_fold_change`` (group 1
-        over 2) and ``log2_fold_change_sd``, ``estimate`` (before shrinkage), ``probability``
-        (that abs(lfc) > threshold), ``false_discovery_rate`` (expected in the list down to this
-        gene). Of ``pseudobulk``: ``share_1``, ``share_2``, ``log2_fold_change``,
-        ``log2_fold_change_sd``, ``p_value``, ``false_discovery_rate`` (Benjamini-Hochberg).
+        One row a gene of the atlas that the data count, the likeliest to differ first:
+        ``share_1``, ``share_2`` (mean share of a cell's counts, geometric over donors),
+        ``log2_fold_change`` (group 1 over 2) and ``log2_fold_change_sd``, ``estimate`` (before
+        shrinkage), ``probability`` (that abs(lfc) > threshold), ``false_discovery_rate`` (expected
+        in the list down to this gene). Of ``pseudobulk``: ``share_1``, ``share_2``,
+        ``log2_fold_change``, ``log2_fold_change_sd``, ``p_value``, ``false_discovery_rate``
+        (Benjamini-Hochberg).
 
     Raises
     ------
@@ -89,27 +92,32 @@ def differential_expression(
     check_cells(adata)
     if method not in METHODS:
         raise SettingsError(f"method is {method!r}; it takes {' or '.join(METHODS)}.")
-    if not 0 <= threshold < np.inf:
-        raise SettingsError(f"threshold is {threshold!r}; it takes 0 or more, in log2.")
+    least = LEAST_THRESHOLD if method == "posterior" else 0
+    if not isinstance(threshold, int | float) or not least <= threshold < np.inf:
+        raise SettingsError(
+            f"threshold is {threshold!r}; method {method} takes {least:g} or more, in log2."
+        )
     groups = [
         choose_cells(adata.obs, group, name)
         for group, name in ((group1, "group1"), (group2, "group2"))
     ]
     samples = take_samples(adata.obs, groups[0], groups[1], donor, fewest_cells)
     source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
-    technical = atlas.schema.encode(adata.obs)[1]
-    profiles = profile(atlas, source, technical, samples.cells, len(samples.donor))
+    cells, n_samples = samples.cells, len(samples.donor)
+    counted = find_counted(atlas, adata.var, gene_column)
+    genes = np.array(atlas.genes, dtype=object)[counted]
     if method == "pseudobulk":
-        table = compare_pseudobulk(profiles.counted, samples, atlas.genes, threshold)
+        counts = sum_counts(source, cells, n_samples)[:, counted]
+        table = compare_pseudobulk(counts, samples, genes, threshold)
     else:
-        table = _compare(profiles, samples, atlas.genes, threshold)
+        technical = atlas.schema.encode(adata.obs)[1]
+        y = profile(atlas, source, technical, cells, n_samples).log_expression()[:, counted]
+        table = _compare(y / np.log(2), samples, genes, threshold)
     return table.sort_values("false_discovery_rate", kind="stable")
 
 
-def _compare(
-    profiles: Profiles, samples: Samples, genes: tuple[str, ...], threshold: float
-) -> pd.DataFrame:
-    y = profiles.log_expression() / np.log(2)
+def _compare(y: np.ndarray, samples: Samples, genes: np.ndarray, threshold: float) -> pd.DataFrame:
+    """Compare y (sample, gene), in base 2."""
     y_1, y_2 = y[samples.first], y[~samples.first]
     estimate = y_1.mean(0) - y_2.mean(0)
     if samples.paired:

@@ -23,7 +23,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.random import Generator
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
+from scipy.spatial.distance import pdist, squareform
 from sklearn.metrics import silhouette_score
 
 from invatlas.atlas import Atlas
@@ -126,67 +126,75 @@ def compare_samples(
     """Compare samples, as :func:`donors`, once cells are embedded."""
     counts = np.zeros((len(samples.cell_types), len(samples.table)), dtype=np.int64)
     np.add.at(counts, (samples.cell_type, samples.sample), 1)
+    largest = counts.max()
     counts[counts < fewest_cells] = 0
     if not ((counts > 0).sum(1) > 1).any():
         raise SettingsError(
             f"No cell type has {fewest_cells} cells in each of two samples; the largest has "
-            f"{counts.max()}."
+            f"{largest}."
         )
-    squares = _measure_all(samples, counts, drawings, generator)
-    distances = np.sqrt(squares[0])
+    draws = _measure(samples, counts, drawings, generator)
     condition = samples.table["condition"].to_numpy()
-    scores = np.stack([_score(np.sqrt(some), condition)[1] for some in squares])
-    low, high = _quantiles(scores[1:])
+    squares = next(draws)
+    distances = np.sqrt(squares)
+    found, drawn = _find_strata(condition, distances[-1]), []
+    score = _score(distances, condition)
+    for some in draws:
+        some = np.sqrt(some)
+        drawn.append(_score(some, condition)[1])
+        for strata in found:
+            strata.hold_against(some[-1])
+    low, high = _quantiles(np.stack(drawn))
     kinds, size = [*samples.cell_types, TOGETHER], len(samples.table)
     table = pd.concat([samples.table] * len(kinds), ignore_index=True).assign(
         cell_type=np.repeat(kinds, size),
         cells=np.concatenate([counts, counts.sum(0, keepdims=True)]).ravel(),
-        distance=_score(distances, condition)[0].ravel(),
-        outlyingness=scores[0].ravel(),
+        distance=score[0].ravel(),
+        outlyingness=score[1].ravel(),
         outlyingness_05=low.ravel(),
         outlyingness_95=high.ravel(),
         outlying=(low > OUTLYING).ravel(),
     )
     names = samples.table["sample"]
     frames = {k: pd.DataFrame(d, names, names) for k, d in zip(kinds, distances, strict=True)}
-    strata = _stratify(samples.table, squares[:, -1])
-    axes = _scale(squares[0, -1])
-    strata = strata.assign(axis_1=axes[:, 0], axis_2=axes[:, 1])
-    return Donors(table, strata, frames)
+    axes = _scale(squares[-1])
+    told = _describe_strata(samples.table, found, drawings)
+    return Donors(table, told.assign(axis_1=axes[:, 0], axis_2=axes[:, 1]), frames)
 
 
-def _measure_all(
+def _measure(
     samples: Samples, counts: np.ndarray, drawings: int, generator: Generator
-) -> np.ndarray:
-    """D^2 (1 + drawing, cell type + 1, sample, sample): as found, then as drawn anew."""
+) -> Iterator[np.ndarray]:
+    """D^2 (cell type + 1, sample, sample): as found, then of cells drawn anew."""
     n_types, n_samples = counts.shape
-    squares = np.full((1 + drawings, n_types + 1, n_samples, n_samples), np.nan)
-    for t in range(n_types):
-        present = np.flatnonzero(counts[t])
-        if len(present) < 2:
-            continue
-        blocks = [samples.z[(samples.cell_type == t) & (samples.sample == s)] for s in present]
-        within = sum(len(b) * b.var(0) for b in blocks) / sum(len(b) - 1 for b in blocks)
+    present = [np.flatnonzero(row) for row in counts]
+    means = []
+    for t, some in enumerate(present):
+        blocks = [samples.z[(samples.cell_type == t) & (samples.sample == s)] for s in some]
+        within = sum(len(b) * b.var(0) for b in blocks) / max(1, sum(len(b) - 1 for b in blocks))
         scale = np.sqrt(np.asarray(within) + np.finfo(float).tiny)
-        means = np.stack([list(_draw_means(b / scale, drawings, generator)) for b in blocks], 1)
-        noise = 1 / counts[t, present]
-        noise = noise[:, None] + noise
-        for draw, mean in enumerate(means):
-            found = ((mean[:, None] - mean) ** 2).mean(2) - (2 if draw else 1) * noise
-            np.fill_diagonal(found, 0)
-            squares[draw, t][np.ix_(present, present)] = found.clip(0)
-    known = np.isfinite(squares[:, :-1])
-    with np.errstate(invalid="ignore"):
-        squares[:, -1] = np.where(known, squares[:, :-1], 0).sum(1) / known.sum(1)
-    return squares
+        means.append([_draw_means(b / scale, drawings, generator) for b in blocks])
+    for draw in range(1 + drawings):
+        squares = np.full((n_types + 1, n_samples, n_samples), np.nan)
+        for t, some in enumerate(present):
+            if len(some) > 1:
+                noise = (2 if draw else 1) / counts[t, some]
+                mean = np.stack([block[draw] for block in means[t]])
+                apart = squareform(pdist(mean, "sqeuclidean")) / mean.shape[1]
+                apart -= noise[:, None] + noise
+                np.fill_diagonal(apart, 0)
+                squares[t][np.ix_(some, some)] = apart.clip(0)
+        known = np.isfinite(squares[:-1])
+        with np.errstate(invalid="ignore"):
+            squares[-1] = np.where(known, squares[:-1], 0).sum(0) / known.sum(0)
+        yield squares
 
 
-def _draw_means(block: np.ndarray, drawings: int, generator: Generator) -> Iterator[np.ndarray]:
-    """Mean of some cells, then of as many drawn from them with replacement."""
-    yield block.mean(0)
+def _draw_means(block: np.ndarray, drawings: int, generator: Generator) -> np.ndarray:
+    """Mean of some cells, then of as many of them drawn with replacement, (drawing, latent)."""
     n = len(block)
-    for times in generator.multinomial(n, np.full(n, 1 / n), drawings):
-        yield times @ block / n
+    times = generator.multinomial(n, np.full(n, 1 / n), drawings)
+    return np.concatenate([block.mean(0)[None], times @ block / n])
 
 
 def _score(distances: np.ndarray, condition: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -216,31 +224,66 @@ def _quantiles(scores: np.ndarray) -> np.ndarray:
     return found
 
 
-def _stratify(table: pd.DataFrame, squares: np.ndarray) -> pd.DataFrame:
-    """Strata within each condition, from D^2 (1 + drawing, sample, sample)."""
-    found = table.assign(stratum=1, silhouette=np.nan, stability=np.nan)
-    for _, rows in table.groupby("condition"):
-        members = rows.index.to_numpy()
-        inside = np.sqrt(squares[:, members][:, :, members])
-        members = members[np.isfinite(inside[0]).all(1)]
+@dataclass(frozen=True)
+class _Strata:
+    """Strata of the samples of one condition.
+
+    Attributes
+    ----------
+    members
+        Positions of the samples, (member,).
+    stratum
+        Of each, 1, 2, ..., (member,); one where no cut is good enough.
+    silhouette
+        Of the cut.
+    agreed
+        In how many drawings two samples lay together or apart as here, (member, member).
+    """
+
+    members: np.ndarray
+    stratum: np.ndarray
+    silhouette: float
+    agreed: np.ndarray
+
+    def hold_against(self, distances: np.ndarray) -> None:
+        """Count the pairs that agree with a cut of drawn distances (sample, sample)."""
+        if (strata := self.stratum.max()) > 1:
+            drawn = _cut(distances[np.ix_(self.members, self.members)], strata)
+            alike = self.stratum[:, None] == self.stratum
+            self.agreed[:] += (drawn[:, None] == drawn) == alike
+
+
+def _find_strata(condition: np.ndarray, distances: np.ndarray) -> list[_Strata]:
+    """Cut the samples of each condition, if there are enough of them."""
+    found = []
+    for value in np.unique(condition):
+        (members,) = np.nonzero(condition == value)
+        members = members[np.isfinite(distances[np.ix_(members, members)]).all(1)]
         if len(members) < FEWEST_COMPARED:
             continue
-        inside = np.sqrt(squares[:, members][:, :, members])
-        cuts = {k: _cut(inside[0], k) for k in range(2, min(MOST_STRATA, len(members) // 2) + 1)}
-        silhouettes = {k: silhouette_score(inside[0], cut, metric="precomputed")
-                       for k, cut in cuts.items() if len(set(cut)) > 1}  # fmt: skip
-        best = max(silhouettes, key=lambda k: silhouettes[k], default=1)
-        found.loc[members, "silhouette"] = silhouettes.get(best, np.nan)
-        if silhouettes.get(best, 0.0) < LEAST_SILHOUETTE:
-            continue
-        alike = cuts[best][:, None] == cuts[best]
-        drawn = [_cut(one, best) for one in inside[1:]]
-        agree = np.mean([(cut[:, None] == cut) == alike for cut in drawn], axis=0)
-        np.fill_diagonal(agree, np.nan)
-        found.loc[members, "stability"] = np.nanmean(agree, axis=1)
-        if np.nanmean(agree) >= LEAST_STABILITY:
-            found.loc[members, "stratum"] = cuts[best]
+        inside = distances[np.ix_(members, members)]
+        cuts = [_cut(inside, k) for k in range(2, min(MOST_STRATA, len(members) // 2) + 1)]
+        scored = [(silhouette_score(inside, cut, metric="precomputed"), cut)
+                  for cut in cuts if len(set(cut)) > 1]  # fmt: skip
+        silhouette, cut = max(scored, key=lambda pair: pair[0], default=(np.nan, cuts[0]))
+        if not silhouette >= LEAST_SILHOUETTE:
+            cut = np.ones(len(members), dtype=int)
+        found.append(_Strata(members, cut, silhouette, np.zeros(inside.shape)))
     return found
+
+
+def _describe_strata(table: pd.DataFrame, found: list[_Strata], drawings: int) -> pd.DataFrame:
+    """Strata of each sample, one where drawn cells do not agree on them."""
+    told = table.assign(stratum=1, silhouette=np.nan, stability=np.nan)
+    for strata in found:
+        told.loc[strata.members, "silhouette"] = strata.silhouette
+        if strata.stratum.max() > 1:
+            agree = strata.agreed / drawings
+            np.fill_diagonal(agree, np.nan)
+            told.loc[strata.members, "stability"] = np.nanmean(agree, axis=1)
+            if np.nanmean(agree) >= LEAST_STABILITY:
+                told.loc[strata.members, "stratum"] = strata.stratum
+    return told
 
 
 def _cut(distances: np.ndarray, strata: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
@@ -82,3 +83,10 @@ def match_counts(
     source = CountSource.from_anndata(adata, atlas.genes, layer, found.names)
     present = np.float32(1 - overlap.missing_share)
     return replace(source, library_size=source.library_size / present), overlap
+
+
+def find_counted(atlas: Atlas, var: pd.DataFrame, gene_column: str | None = None) -> np.ndarray:
+    """Which genes of the atlas other data count, bool (gene,)."""
+    found, _ = match_genes(var, atlas.genes, atlas.gene_shares, 0.0, gene_column)
+    names = set(found.names)
+    return np.array([gene in names for gene in atlas.genes])

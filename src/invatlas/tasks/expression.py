@@ -80,8 +80,7 @@ def profile(
         )
     rows = np.flatnonzero(sample >= 0)
     z = {which: encode_cells(atlas.model, source, which, rows).mean for which in LATENTS}
-    shape = (n_samples, len(atlas.genes))
-    biological, expected, counted = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    biological, expected = np.zeros((2, n_samples, len(atlas.genes)))
     with quick_products():
         for start in range(0, len(rows), CHUNK):
             some = rows[start : start + CHUNK]
@@ -89,25 +88,38 @@ def profile(
             measured = atlas.model.decode(
                 torch.cat([z_i, z_s], 1), torch.from_numpy(technical[some])
             )
-            deal = np.zeros((n_samples, len(some)))
-            deal[sample[some], np.arange(len(some))] = 1
-            weighted = deal * source.library_size[some]
+            weighted = _deal(sample[some], n_samples) * source.library_size[some]
             biological += weighted @ decode_biology(atlas, z_i).numpy()
             expected += weighted @ measured.softmax(1).numpy()
-            counted += deal @ source.matrix[some]
     total = np.bincount(sample[rows], source.library_size[rows], n_samples)
-    return Profiles(biological, expected, counted, total)
+    return Profiles(biological, expected, sum_counts(source, sample, n_samples), total)
+
+
+def sum_counts(source: CountSource, sample: np.ndarray, n_samples: int) -> np.ndarray:
+    """Sum counts over the cells of each sample, X (sample, gene); -1 is no sample."""
+    rows = np.flatnonzero(sample >= 0)
+    counted = np.zeros((n_samples, source.matrix.shape[1]))
+    for start in range(0, len(rows), CHUNK):
+        some = rows[start : start + CHUNK]
+        counted += _deal(sample[some], n_samples) @ source.matrix[some]
+    return counted
 
 
 def decode_biology(atlas: Atlas, z: Tensor) -> Tensor:
     """r(z_I), shares of the genes with the technical side averaged out, shape (cell, gene)."""
     prior = atlas.model.prior_spurious
+    means = prior().mean
     mass = np.cumsum(prior.weights.numpy(), dtype=np.float64)
     spread = (np.arange(TECHNICAL_VALUES) + 0.5) / TECHNICAL_VALUES * mass[-1]
     chosen, times = np.unique(np.searchsorted(mass, spread), return_counts=True)
     log_r = torch.zeros(len(z), len(atlas.genes))
     for e, n in zip(torch.from_numpy(chosen), times, strict=True):
-        z_s, codes = prior().mean[e], prior.combinations[e]
+        z_s, codes = means[e], prior.combinations[e]
         both = torch.cat([z, z_s.expand(len(z), -1)], 1)
         log_r += n * atlas.model.decode(both, codes.expand(len(z), -1)).log_softmax(1)
     return (log_r / TECHNICAL_VALUES).softmax(1)
+
+
+def _deal(sample: np.ndarray, n_samples: int) -> np.ndarray:
+    """Which cells each sample has, (sample, cell)."""
+    return np.asarray(np.arange(n_samples)[:, None] == sample, dtype=float)

@@ -29,6 +29,7 @@ from scipy.special import digamma, polygamma
 
 SCALES = 16
 GRID = 801
+FINEST_GRID = 6401
 ROUNDS = 200
 MOST_DEGREES = 2000.0
 NULL_PENALTY = 10.0  # genes of a Dirichlet prior: pi_0 is not estimated too small
@@ -72,7 +73,8 @@ def moderate(variance: np.ndarray, degrees: float) -> np.ndarray:
 def shrink(estimate: np.ndarray, error: np.ndarray, degrees: float, threshold: float) -> Effects:
     """Posterior of each effect, given estimates and standard errors (gene,) of all."""
     top = 1.5 * max(np.abs(estimate).max(), 2 * threshold, 3 * np.median(error))
-    b = np.linspace(-top, top, GRID)
+    fine = 8 * top / max(threshold, np.finfo(float).tiny)  # four points on the way to it
+    b = np.linspace(-top, top, 2 * int(np.clip(fine, GRID, FINEST_GRID) // 2) + 1)
     tau = np.concatenate(
         [
             [b[1] - b[0]],

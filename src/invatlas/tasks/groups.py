@@ -12,7 +12,8 @@ import pandas as pd
 from invatlas.data.covariates import text_values
 from invatlas.errors import CovariateError, DataError
 
-Group: TypeAlias = Mapping[str, str | Sequence[str]] | np.ndarray
+Value: TypeAlias = str | float | bool
+Group: TypeAlias = Mapping[str, Value | Sequence[Value]] | np.ndarray | pd.Series
 FEWEST_DONORS = 2
 
 
@@ -51,6 +52,12 @@ def choose_cells(obs: pd.DataFrame, group: Group, name: str) -> np.ndarray:
         If the mask does not fit the cells, or no cell is meant.
     """
     if not isinstance(group, Mapping):
+        if isinstance(group, pd.Series) and not group.index.equals(obs.index):
+            raise DataError(
+                f"{name} is a Series of other cells than obs, or in another order "
+                f"({', '.join(map(str, group.index[:2]))}, ... for "
+                f"{', '.join(map(str, obs.index[:2]))}, ...); it takes one of the same index."
+            )
         mask = np.asarray(group)
         if mask.dtype != bool or mask.shape != (len(obs),):
             raise DataError(
@@ -61,7 +68,8 @@ def choose_cells(obs: pd.DataFrame, group: Group, name: str) -> np.ndarray:
     else:
         chosen = np.ones(len(obs), dtype=bool)
         for column, asked in group.items():
-            values = {asked} if isinstance(asked, str) else set(map(str, asked))
+            listed = [asked] if isinstance(asked, str) else np.atleast_1d(np.asarray(asked, object))
+            values = set(text_values(pd.DataFrame({column: listed}, dtype=object), column).dropna())
             met = text_values(obs, column)
             if absent := sorted(values - set(met.dropna())):
                 known = ", ".join(sorted(set(met.dropna()))[:10])

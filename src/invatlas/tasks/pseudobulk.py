@@ -17,7 +17,7 @@ from invatlas.tasks.groups import Samples
 
 
 def compare_pseudobulk(
-    counted: np.ndarray, samples: Samples, genes: tuple[str, ...], threshold: float
+    counted: np.ndarray, samples: Samples, genes: np.ndarray, threshold: float
 ) -> pd.DataFrame:
     """Test the sums of counts (sample, gene) of two groups of samples against each other.
 

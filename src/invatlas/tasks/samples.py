@@ -30,6 +30,8 @@ class Samples:
         ``sample``, ``donor`` and ``condition`` of every sample, in the order of the codes.
     cell_types
         Their names, in the order of the codes.
+    doubt
+        What a reader of a comparison of conditions should know first; nothing by default.
     """
 
     z: np.ndarray
@@ -38,6 +40,7 @@ class Samples:
     cell_type: np.ndarray
     table: pd.DataFrame
     cell_types: list[str]
+    doubt: str = ""
 
 
 def gather_samples(
@@ -52,12 +55,12 @@ def gather_samples(
     """Embed cells and tell their samples.
 
     By default the donor is the technical covariate with most values, the cell type the first and
-    the condition the second biological covariate with categories; without a second one all cells
-    are of one condition.
+    the condition the second biological covariate with categories, or the first beside the other
+    one where that is named; without a second one all cells are of one condition.
     """
     called = [covariate.name for covariate in atlas.schema.called]
     donor = donor or name_donor(atlas)
-    cell_type = cell_type or called[0]
+    cell_type = cell_type or next((name for name in called if name != condition), called[0])
     condition = condition or next((name for name in called if name != cell_type), None)
     labels = pd.DataFrame({"donor": text_values(adata.obs, donor)})
     labels["condition"] = text_values(adata.obs, condition) if condition else "all"
@@ -75,11 +78,28 @@ def gather_samples(
     kind = pd.Categorical(labels["cell_type"])
     z = embed(atlas, adata[rows], layer=layer, gene_column=gene_column).astype(float)
     sample, code = of_sample.ngroup().to_numpy(), np.asarray(kind.codes, dtype=np.int64)
-    return Samples(z, rows, sample, code, table, list(kind.categories))
+    doubt = _doubt(atlas, table, donor, condition)
+    return Samples(z, rows, sample, code, table, list(kind.categories), doubt)
+
+
+def _doubt(atlas: Atlas, table: pd.DataFrame, donor: str, condition: str | None) -> str:
+    """Say that z_I was taught the condition of these donors, if it was."""
+    met = {c.name: c.categories for c in atlas.schema.technical}.get(donor, ())
+    n = int(table["donor"].isin(met).sum())
+    if not n or condition not in {c.name for c in atlas.schema.biological}:
+        return ""
+    return (
+        f"{n} of {len(table)} samples are of a {donor} the atlas was fitted to, with {condition} "
+        f"among what z_I is to tell, so cells of one {condition} lie together there even where "
+        "nothing else differs. Ask donors that were kept from the fit."
+    )
 
 
 def name_donor(atlas: Atlas) -> str:
-    """The technical covariate with most values."""
-    if not atlas.schema.technical:
-        raise SettingsError("The atlas has no technical covariate; name the column of donors.")
-    return max(atlas.schema.technical, key=lambda covariate: len(covariate.categories)).name
+    """The technical covariate with most values, of those that have categories."""
+    named = [covariate for covariate in atlas.schema.technical if not covariate.knots]
+    if not named:
+        raise SettingsError(
+            "The atlas has no technical covariate with categories; name the column of donors."
+        )
+    return max(named, key=lambda covariate: len(covariate.categories)).name

@@ -74,7 +74,8 @@ def selection(
     Parameters
     ----------
     adata
-        Cells with obs; raw counts are looked at only where ``genes`` are named.
+        Cells with obs; raw counts are looked at only where ``genes`` are named. A cell without a
+        state, condition or donor is left out.
     state
         Column of obs and its value that make the state: ``("cell_type", "B cells")``.
     condition, between
@@ -103,13 +104,14 @@ def selection(
         If an assumption is out of range.
     """
     conditions = text_values(adata.obs, condition)
-    inside = (text_values(adata.obs, state[0]) == state[1]).to_numpy()
+    states = text_values(adata.obs, state[0])
+    inside = (states == state[1]).to_numpy()
     if absent := [value for value in between if not (conditions == value).any()]:
         raise CovariateError(f"No cell has {condition} {', '.join(absent)}.")
     if not inside.any():
         raise CovariateError(f"No cell has {state[0]} {state[1]}.")
     people = text_values(adata.obs, donor) if donor else pd.Series("all", adata.obs_names)
-    rows = np.flatnonzero(conditions.isin(between) & people.notna())
+    rows = np.flatnonzero(conditions.isin(between) & people.notna() & states.notna())
     second = (conditions.iloc[rows] == between[1]).to_numpy()
     inside = inside[rows]
     keys = pd.DataFrame({"second": second, "donor": people.iloc[rows].to_numpy()})

@@ -26,6 +26,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ from invatlas.errors import CovariateError, DataError, GeneError
 from invatlas.processor import kept_threads
 from invatlas.tasks.differential import differential_expression
 from invatlas.tasks.embed import MINIMUM_OVERLAP, embed
-from invatlas.tasks.groups import choose_cells
+from invatlas.tasks.groups import choose_cells, take_samples
 
 MOST_STATES = 6
 COMPONENTS = 2
@@ -66,7 +67,9 @@ class States:
     table
         One row a state: ``state``, ``cells``, ``stability`` (J), ``diseases`` (those with more of
         it, by name), ``markers`` (at most ten genes higher in it), and for each gene list
-        ``score_...``: mean log2 fold change of its genes less that of the others.
+        ``score_...``: mean log2 fold change of its genes less that of the others. No genes are
+        told where fewer than two donors have five cells in a state and outside it, or the
+        likelihood is gaussian.
     shares
         One row a state and disease: ``state``, ``disease``, ``donors``, ``share`` (mean over
         donors), ``reference_share``, ``p_value``, ``false_discovery_rate``.
@@ -150,22 +153,44 @@ def states(
             f"reference and others take {FEWEST_OF_A_DONOR} each. The values are "
             f"{', '.join(sorted(set(kinds)))}."
         )
+    _check_donors(kinds, donors, reference)
     some = adata[chosen]
     z = embed(atlas, some, layer=layer, gene_column=gene_column, minimum_overlap=minimum_overlap)
     code, stability, curve = _find(_contrast(z, kinds, donors, reference), donors, seed)
     names = np.array([f"state_{k + 1}" for k in range(len(stability))])
     shares = _compare_shares(names[code], kinds, donors, reference)
+    compare = partial(
+        differential_expression,
+        atlas,
+        some,
+        donor=donor,
+        fewest_cells=FEWEST_OF_A_DONOR,
+        layer=layer,
+        gene_column=gene_column,
+        minimum_overlap=minimum_overlap,
+    )
     rows = []
     for k, name in enumerate(names):
         mine = shares[shares["state"] == name]
         more = mine["share"] - mine["reference_share"] >= LEAST_DIFFERENCE
         named = mine["disease"][more & (mine["false_discovery_rate"] <= false_discovery_rate)]
         row = {"state": name, "cells": int((code == k).sum()), "stability": stability[k]}
-        rows.append({**row, "diseases": ", ".join(named)})
-        told = _describe_genes(atlas, some, code == k, donor, gene_lists or {}, layer, gene_column)
-        rows[-1] |= told
+        told = _describe_genes(compare, code == k, gene_lists or {})
+        rows.append({**row, "diseases": ", ".join(named), **told})
     cells = pd.Series(names[code], index=some.obs_names, name="state")
     return States(cells, pd.DataFrame(rows), shares, curve)
+
+
+def _check_donors(kinds: np.ndarray, donors: np.ndarray, reference: str) -> None:
+    """Refuse cells whose donors are too few to compare shares over."""
+    pairs, cells = np.unique(np.stack([kinds, donors]).astype(str), axis=1, return_counts=True)
+    kind = pairs[0, cells >= FEWEST_OF_A_DONOR]
+    if len(kind) < 3 or reference not in kind:
+        raise DataError(
+            f"{len(kind)} donors have {FEWEST_OF_A_DONOR} or more of the cells, "
+            f"{(kind == reference).sum()} of them {reference}; shares of states are compared over "
+            "at least 3, one of them of the reference."
+        )
 
 
 def _contrast(z: np.ndarray, kinds: np.ndarray, donors: np.ndarray, reference: str) -> np.ndarray:
@@ -196,6 +221,8 @@ def _find(x: np.ndarray, donors: np.ndarray, seed: int) -> tuple[np.ndarray, np.
             for resample in range(RESAMPLES):
                 drawn = generator.integers(len(people), size=len(people))
                 rows = np.concatenate([people[person] for person in drawn])
+                if len(rows) < k:  # donors of a cell or two, drawn again and again
+                    continue
                 overlaps.append(_overlap(code, _mix(x, rows, k, seed + 1 + resample), k))
             stability = np.mean(overlaps, axis=0)
             curve[k] = float(stability.min())
@@ -230,12 +257,6 @@ def _compare_shares(
     table = pd.crosstab([kinds, donors], state)
     table = table[table.sum(axis=1) >= FEWEST_OF_A_DONOR]
     kind = table.index.get_level_values(0).to_numpy()
-    if len(table) < 3 or reference not in kind:
-        raise DataError(
-            f"{len(table)} donors have {FEWEST_OF_A_DONOR} or more of the cells, "
-            f"{(kind == reference).sum()} of them {reference}; shares of states are compared over "
-            "at least 3, one of them of the reference."
-        )
     share = table.div(table.sum(axis=1), axis=0)
     y = np.arcsin(np.sqrt(share))
     residual = y - y.groupby(kind).transform("mean")
@@ -264,22 +285,20 @@ def _compare_shares(
 
 
 def _describe_genes(
-    atlas: Atlas,
-    adata: AnnData,
+    compare: partial[pd.DataFrame],
     inside: np.ndarray,
-    donor: str,
     gene_lists: Mapping[str, Sequence[str]],
-    layer: str | None,
-    gene_column: str | None,
 ) -> dict[str, object]:
-    """Markers of a state, and its score by each list of genes; nothing where donors are few."""
+    """Markers of a state, and its score by each list of genes; nothing where they are not told."""
+    (atlas, cells), choices = compare.args, compare.keywords
     scores: dict[str, float] = {f"score_{name}": np.nan for name in gene_lists}
     try:
-        table = differential_expression(
-            atlas, adata, inside, ~inside, donor=donor, layer=layer, gene_column=gene_column
-        )
+        take_samples(cells.obs, inside, ~inside, choices["donor"], choices["fewest_cells"])
     except DataError:
         return {"markers": "", **scores}
+    if atlas.settings.likelihood == "gaussian":
+        return {"markers": "", **scores}
+    table = compare(inside, ~inside)
     higher = (table["false_discovery_rate"] <= 0.05) & (table["log2_fold_change"] > 0)
     markers = table[higher].sort_values("log2_fold_change", ascending=False).index[:MARKERS]
     for name, genes in gene_lists.items():

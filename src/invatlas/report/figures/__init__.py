@@ -7,16 +7,20 @@ from invatlas.report.figures.answers import (
     sensitivity,
     volcano,
 )
+from invatlas.report.figures.biology import abundance, explain, states
 from invatlas.report.figures.fits import confusion, history, latents, leakage
 
 __all__ = [
+    "abundance",
     "confusion",
     "counterfactual",
     "design",
     "donors",
+    "explain",
     "history",
     "latents",
     "leakage",
     "sensitivity",
+    "states",
     "volcano",
 ]

@@ -91,8 +91,9 @@ def counterfactual(
         As the ``var`` of what ``ia.counterfactual`` returns, or that itself:
         ``counterfactual_mean``, ``_low``, ``_high``, counts per 10,000, genes in the index.
     measured
-        Mean counts per 10,000 of each gene before the change, drawn as hollow marks; genes that
-        change most come first. Without it, the most expressed come first.
+        Mean counts per 10,000 of each gene before the change, drawn as hollow marks; by default
+        the table's ``measured_mean``. Genes that change most come first; where nothing was
+        measured, the most expressed.
     most
         How many genes.
     ax
@@ -112,6 +113,8 @@ def counterfactual(
     found = check_table(table, names, "ia.counterfactual")
     mean, low, high = (np.log10(found[name].to_numpy(dtype=float) + 0.1) for name in names)
     before = None
+    if measured is None and "measured_mean" in found:
+        measured = found["measured_mean"]
     order = np.argsort(-mean, kind="stable")[:most]
     if measured is not None:
         before = np.log10(measured.reindex(found.index).to_numpy(dtype=float) + 0.1)

@@ -1,0 +1,129 @@
+"""The pages of the questions that commands ask: the figure and the tables of each answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from invatlas.report import figures
+from invatlas.report.answer import write_page
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from invatlas.tasks.donors import Donors
+    from invatlas.tasks.explain import Explained
+    from invatlas.tasks.states import States
+
+MODEL = (
+    "This is what the model says of causes: right only if nothing unmeasured goes with what is "
+    "changed."
+)
+FOUND = "States were found in the same counts: their markers are a description, no test."
+MOST_SHIFTS = 6
+
+
+def show_counterfactual(path: Path, predicted: AnnData, change: str) -> None:
+    """Show which genes change most."""
+    supported = predicted.obs["counterfactual_supported"]
+    write_page(
+        path,
+        title=f"Counterfactual: {change}",
+        lead=f"{supported.sum():,} of {len(supported):,} cells are such as the atlas knows.",
+        figures={
+            "Genes": figures.counterfactual(predicted),
+            "What the model holds to change": figures.volcano(predicted.var),
+        },
+        tables={"Genes": predicted.var.rename_axis("gene")},
+        notes={"Genes": "Counts per 10,000 over these cells, those that change most first; bars "
+               "hold 90 %."},
+        warnings=[MODEL],
+    )  # fmt: skip
+
+
+def show_differential(path: Path, table: pd.DataFrame, groups: str, lead: str) -> None:
+    """Show which genes differ."""
+    write_page(
+        path,
+        title=f"Genes that differ: {groups}",
+        lead=lead,
+        figures={"Genes": figures.volcano(table)},
+        tables={"Genes": table},
+        notes={"Genes": "Donors are the replicates; group 1 is the first one named."},
+    )
+
+
+def show_states(path: Path, found: States, cell_type: str) -> None:
+    """Show the states of a cell type and the diseases that have more of each."""
+    write_page(
+        path,
+        title=f"States of {cell_type}",
+        lead=f"{len(found.table)} states of {len(found.cells):,} cells.",
+        figures={"Shares": figures.states(found)} if len(found.shares) else {},
+        tables={
+            "States": found.table,
+            "Shares": found.shares,
+            "Stability by number of states": found.stability.rename_axis("states").reset_index(),
+        },
+        notes={"States": FOUND},
+    )
+
+
+def show_explained(path: Path, found: Explained) -> None:
+    """Show the genes that each shift moves, and the sets that hold them."""
+    genes = found.shifts.join(found.latents)
+    write_page(
+        path,
+        title="What moves which gene",
+        lead=f"{found.shifts.shape[1]} shifts and {found.latents.shape[1]} latents of z_I.",
+        figures={of: figures.explain(found, of) for of in list(found.shifts)[:MOST_SHIFTS]},
+        tables={
+            "Genes": genes,
+            "Latents that carry the shifts": found.carriers.rename_axis("latent"),
+            **({"Gene sets": found.gene_sets} if len(found.gene_sets) else {}),
+        },
+        notes={"Genes": "Change of the natural logarithm of expression: of a latent for one of its "
+               "standard deviations, of a shift from one value to the other."},
+    )  # fmt: skip
+
+
+def show_donors(path: Path, found: Donors) -> None:
+    """Show where donors lie among each other."""
+    outlying = found.table.loc[found.table["outlying"], "sample"].nunique()
+    write_page(
+        path,
+        title="Donors",
+        lead=f"{outlying} of {len(found.strata)} samples stand out.",
+        figures={"Samples": figures.donors(found)},
+        tables={"Samples": found.strata, "Samples by cell type": found.table},
+        notes={"Samples": "Ringed samples stand out in a cell type, or over all."},
+    )
+
+
+def show_abundance(path: Path, table: pd.DataFrame, lead: str, doubts: Sequence[str]) -> None:
+    """Show where cells are more frequent in one condition."""
+    by_type = table.groupby("cell_type")["log_density_ratio"].describe()
+    write_page(
+        path,
+        title="Where cells are more frequent",
+        lead=lead,
+        figures={"Cells": figures.abundance(table)},
+        tables={"Log density ratio by cell type": by_type},
+        notes={"Cells": "Each dot is a cell; to the right the second condition has more. Donors "
+               "are the replicates."},
+        warnings=doubts,
+    )  # fmt: skip
+
+
+def show_design(path: Path, table: pd.DataFrame) -> None:
+    """Show what to measure next."""
+    write_page(
+        path,
+        title="What to measure next",
+        lead=f"{len(table)} combinations tell {table['total'].iloc[-1]:.2f} nats together.",
+        figures={"Combinations": figures.design(table)},
+        tables={"Combinations": table},
+    )
