@@ -9,6 +9,9 @@ knockouts      a fifth of the single knockouts is left out, and the steady state
 trajectories   the series of some donors are left out (each donor once; five folds where there are
                more than five) and each predicted from its own first time or bin; error is the root
                mean square over later times and all genes, mean over lineages, then donors
+off_targets    rank of the gene that a knockout hit beside its own, among all genes of that row
+               (1 is best; mean over planted rows), how often it is the first, and how many of
+               the planted pairs are among as many strongest pairs of all knockouts
 seeds          Spearman correlation of |s| over candidates between seeds 0 and 1
 
     python benchmarks/network.py --sets dream4_100_1,beeline_GSD --parts edges --json out.json
@@ -149,6 +152,26 @@ def measure_seeds(data: NetworkSet, method: Method, seed: int, folds: int) -> Re
     return {"spearman": float(spearmanr(one, other).statistic)}
 
 
+def measure_off_targets(data: NetworkSet, method: Method, seed: int, folds: int) -> Record | None:
+    """Where planted off-targets stand among all genes that could be one."""
+    if data.off_targets is None:
+        return None
+    answer, seconds = ask(method, data.experiments, seed)
+    if answer.off_targets is None:
+        return None
+    ranks, pairs = [], []
+    for state in data.experiments.steady:
+        size = np.abs(answer.off_targets[state.name])
+        if state.intervention.kind == "knockout":
+            planted = data.off_targets.get(state.name)
+            pairs += [(s, gene == planted) for gene, s in enumerate(size)]
+            if planted is not None:
+                ranks.append(1 + int((np.delete(size, planted) >= size[planted]).sum()))
+    strongest = sorted(pairs, key=lambda pair: -pair[0])[: len(ranks)]
+    found = {"rank": np.mean(ranks), "first": np.mean(np.array(ranks) == 1)}
+    return {**found, "among_strongest": sum(p for _, p in strongest), "seconds": seconds}
+
+
 def root_mean_square(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
@@ -159,6 +182,7 @@ PARTS: dict[str, tuple[str, Measure]] = {  # what of an answer is measured, and 
     "knockouts": ("rest", measure_knockouts),
     "knockouts_strict": ("rest", measure_strict_knockouts),
     "trajectories": ("path", measure_trajectories),
+    "off_targets": ("off_targets", measure_off_targets),
     "seeds": ("scores", measure_seeds),
 }
 

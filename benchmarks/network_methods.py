@@ -5,9 +5,11 @@ out: a correlation predicts no knockout, and the mean of other donors finds no n
 
     no_change             rest after a knockout = rest of the wild type, the gene itself at 0;
                           expression stays where it started
-    usual                 the same with the median of all steady states for the wild type
+    usual                 the same with the median of all steady states for the wild type; what is
+                          farthest from it in a row, in standard deviations, is an off-target
     linear                y_t = sum_r w_rt y_r + b_t at rest, ridge regression of each gene on all
-                          others; a knockout clamps its gene and solves for the rest
+                          others; a knockout clamps its gene and solves for the rest; what the
+                          equation of a gene leaves over in a row tells of an off-target
     scaled_knockdown      usual + a (knockdown of the same gene - usual), the one number a by least
                           squares from genes of which both were measured
     mean_trajectory       mean over the other donors of the same lineage, at the times asked
@@ -54,12 +56,16 @@ class Answer:
         The size of a score from which on the method calls an edge.
     rest, path
         Predictions.
+    off_targets
+        How strongly each gene seems hit beside the one that was meant, (gene,), of the steady
+        states that were fitted, by the name of the row; 0 where it is not.
     """
 
     scores: np.ndarray | None = None
     threshold: float | None = None
     rest: RestPredictor | None = None
     path: PathPredictor | None = None
+    off_targets: dict[str, np.ndarray] | None = None
 
 
 Fit = Callable[[Experiments, int], Answer]  # takes a seed
@@ -104,14 +110,26 @@ def linear(experiments: Experiments, seed: int) -> Answer:
         pull[genes], push[genes] = np.eye(n_genes)[genes], clamp(usual, usual, intervention)[genes]
         return np.linalg.solve(pull, push)
 
-    return Answer(rest=rest)
+    left_over = (y - (y @ weights + offset)) * ~held
+    return Answer(rest=rest, off_targets=_standardise_rows(experiments, left_over))
 
 
 def usual_rest(experiments: Experiments, seed: int) -> Answer:
     if not experiments.steady:
         return Answer()
-    usual = np.median([s.expression for s in experiments.steady], axis=0)
-    return Answer(rest=lambda intervention: clamp(usual, usual, intervention))
+    y = np.stack([s.expression for s in experiments.steady])
+    usual = np.median(y, axis=0)
+    change = _standardise_rows(experiments, y - usual)
+    return Answer(rest=lambda i: clamp(usual, usual, i), off_targets=change)
+
+
+def _standardise_rows(experiments: Experiments, change: np.ndarray) -> dict[str, np.ndarray]:
+    """Change of each row in robust standard deviations of the gene, 0 at intervened genes."""
+    spread = 1.4826 * np.median(np.abs(change), axis=0)
+    sizes = np.abs(change) / np.where(spread > 0, spread, 1)
+    for size, state in zip(sizes, experiments.steady, strict=True):
+        size[list(state.intervention.genes)] = 0
+    return {s.name: size for s, size in zip(experiments.steady, sizes, strict=True)}
 
 
 def scaled_knockdown(experiments: Experiments, seed: int) -> Answer:
@@ -183,8 +201,8 @@ METHODS: dict[str, Method] = {
     "knockout_zscore": _score(baselines.knockout_zscore),
     "prior_only": _score(baselines.prior_only),
     "no_change": Method(no_change, ("rest", "path")),
-    "linear": Method(linear, ("rest",)),
-    "usual": Method(usual_rest, ("rest",)),
+    "linear": Method(linear, ("rest", "off_targets")),
+    "usual": Method(usual_rest, ("rest", "off_targets")),
     "scaled_knockdown": Method(scaled_knockdown, ("rest",)),
     "mean_trajectory": Method(mean_trajectory, ("path",)),
     "mean_change": Method(partial(mean_trajectory, moved=True), ("path",)),

@@ -5,6 +5,7 @@ dream4_10_1, dream4_100_1, dream4_100_2  wild type, knockouts, knockdowns, time 
 beeline_*                                simulated cells at simulated times, each simulation a
                                          series; the replicates are draws of the same simulations,
                                          a cell drawn twice counts once. ``_dropout_20``, ``_50``
+screen                                   40 genes, each knocked out and down, three off-targets
 phoenix350                               40 series of 11 times from random starts, noise 0.05
 yeast                                    two replicates of a cell cycle; every second edge of the
                                          motif prior is hidden, and is the truth (motifs are no
@@ -23,6 +24,7 @@ import numpy as np
 import pandas as pd
 from datasets import data_folder
 from phoenix import load_simulator, simulate_series
+from screen import simulate_screen
 
 from invatlas.grn.experiments import Experiments, read_experiments
 
@@ -51,6 +53,8 @@ class NetworkSet:
         Pairs that count; None for all.
     donors_differ
         Whether trajectories of held-out donors can be predicted from others.
+    off_targets
+        The gene that a steady state's intervention hit beside its own, by the name of its row.
     """
 
     experiments: Experiments
@@ -58,6 +62,7 @@ class NetworkSet:
     signs: np.ndarray | None = None
     candidates: np.ndarray | None = None
     donors_differ: bool = False
+    off_targets: dict[str, int] | None = None
 
 
 def load_dream4(name: str, steady: bool) -> NetworkSet:
@@ -85,6 +90,12 @@ def load_phoenix() -> NetworkSet:
     )
     experiments = read_experiments(adata, time="time", donor="donor")
     return NetworkSet(experiments, simulator.edges, simulator.signs, donors_differ=True)
+
+
+def load_screen() -> NetworkSet:
+    adata, simulator, planted = simulate_screen()
+    experiments = read_experiments(adata, **DREAM4)
+    return NetworkSet(experiments, simulator.edges, simulator.signs, off_targets=planted)
 
 
 def load_yeast() -> NetworkSet:
@@ -135,4 +146,9 @@ for _name in BEELINE:
 for _name in ("GSD", "mCAD"):
     for _layer in DROPOUTS:
         SETS[f"beeline_{_name}_{_layer}"] = partial(load_beeline, _name, _layer)
-SETS |= {"phoenix350": load_phoenix, "yeast": load_yeast, "hematopoiesis": load_hematopoiesis}
+SETS |= {
+    "screen": load_screen,
+    "phoenix350": load_phoenix,
+    "yeast": load_yeast,
+    "hematopoiesis": load_hematopoiesis,
+}

@@ -30,7 +30,8 @@ from invatlas.grn.experiments import Experiments
 FloatArray = NDArray[np.float64]
 
 MOST_ROWS_PER_TREE = 2000
-PENALTIES = np.logspace(0, -3, 30)
+PENALTIES = np.logspace(0, -2, 20)
+TOLERANCE = 1e-3
 FOLDS = 5
 TIME_STEPS = 2.0 ** np.arange(-1, 6)
 RIDGES = np.logspace(-2, 4, 13)
@@ -93,9 +94,8 @@ def lasso(experiments: Experiments, *, seed: int = 0) -> FloatArray:
         folds = KFold(FOLDS, shuffle=True, random_state=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            scores[sources, target] = (
-                LassoCV(alphas=largest * PENALTIES, cv=folds).fit(x, side).coef_
-            )
+            fitted = LassoCV(alphas=largest * PENALTIES, cv=folds, tol=TOLERANCE).fit(x, side)
+        scores[sources, target] = fitted.coef_
     return scores
 
 
