@@ -27,6 +27,11 @@ import numpy as np
 
 from invatlas.grn import baselines
 from invatlas.grn.experiments import Experiments, Intervention
+from invatlas.grn.measured import LEFT
+from invatlas.grn.network import fit_experiments
+from invatlas.grn.predict import predict_path, predict_rest
+from invatlas.grn.readout import HALF
+from invatlas.grn.settings import NetworkSettings
 
 RIDGES = np.logspace(-4, 4, 25)
 DOSES = {"knockout": 1.0, "knockdown": 0.5}
@@ -182,6 +187,24 @@ def interpolate(y: np.ndarray, known: np.ndarray, times: np.ndarray) -> np.ndarr
     return np.stack([np.interp(times, known, gene) for gene in y.T], 1)
 
 
+def ours(experiments: Experiments, seed: int) -> Answer:
+    network = fit_experiments(experiments, NetworkSettings(seed=seed))
+    genes = list(network.genes)
+
+    def rest(intervention: Intervention) -> np.ndarray:
+        left = np.ones((1, len(genes)))
+        left[0, list(intervention.genes)] = LEFT[intervention.kind]
+        return predict_rest(network, left)[0]
+
+    def path(lineage: str, start: np.ndarray, times: np.ndarray) -> np.ndarray:
+        return predict_path(network, lineage, start, times)
+
+    hit = {s.name: np.zeros(len(genes)) for s in experiments.steady}
+    for row in network.off_targets.itertuples():
+        hit[row.experiment][genes.index(row.off_target)] = row.gain
+    return Answer(network.edges.weight, HALF, rest, path, hit)
+
+
 def _score(baseline: Callable[[Experiments], np.ndarray]) -> Method:
     return Method(lambda experiments, seed: Answer(scores=baseline(experiments)), ("scores",))
 
@@ -194,6 +217,7 @@ def _score_with_seed(baseline: Callable[..., np.ndarray], **choices: int) -> Met
 
 
 METHODS: dict[str, Method] = {
+    "ours": Method(ours, ("scores", "rest", "path", "off_targets")),
     "correlation": _score(baselines.correlation),
     "forests": _score_with_seed(baselines.forests, trees=100),
     "forests_1000": _score_with_seed(baselines.forests, trees=1000),

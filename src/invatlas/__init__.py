@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from invatlas import evaluate
+    from invatlas import evaluate, grn
     from invatlas.atlas import Atlas, fit
     from invatlas.data.confounding import confounding
     from invatlas.data.simulate import simulate
@@ -77,7 +77,7 @@ _PLACES = {
     "write_query_report": "report.query",
     "write_report": "report.page",
 }
-_MODULES = {"evaluate": "evaluate", "pl": "report.figures"}
+_MODULES = {"evaluate": "evaluate", "grn": "grn", "pl": "report.figures"}
 
 __all__ = [
     "Atlas",
@@ -99,6 +99,7 @@ __all__ = [
     "explain",
     "fit",
     "fit_seeds",
+    "grn",
     "identifiability",
     "load",
     "map_cells",

@@ -1,0 +1,218 @@
+"""Dynamics of a network.
+
+    dy_j/dt = d_j (m_j f_j(p) - y_j)         expression; at rest y = m f(y)
+    dp_j/dt = k_j (y_j - p_j)                protein, if there are any; else p = y
+
+f is the production (production.py), d_j the decay, k_j = d_j / 5 the turnover of a protein: half-
+lives of 46 and 9 hours are the medians of proteins and transcripts (Schwanhäusser et al. 2011,
+Nature 473:337). m_j is 1, or
+what an intervention leaves of the production: do(g) is an m_g. Over a step in which regulators
+move little both equations have exact solutions, which make the loss:
+
+    y(t + h) = y(t) e^(-d h) + (1 - e^(-d h)) (f(t) + f(t + h)) / 2
+    p(t + h) = p(t) e^(-k h) + k int_0^h e^(-k (h - s)) y(t + s) ds,  y between its points a line
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from invatlas.errors import TrainingError
+from invatlas.grn.production import Production
+
+ITERATIONS = 12
+PROTEIN_LIFE = 5.0  # half-life of proteins beside that of their transcripts
+SUBSTEPS = 2
+MOST_EXPRESSION = 1e6  # in usual levels; beyond it a solution has run away
+
+
+class Dynamics(nn.Module):
+    """Production, decay and proteins of every gene, for several lineages.
+
+    Parameters
+    ----------
+    production
+        How regulators make production.
+    lineages
+        How many lineages; each has an offset of its own beside the shared edges.
+    time_unit
+        Typical time between two measurements: decay starts at 1 over it.
+    proteins
+        Whether genes act through proteins.
+    """
+
+    production: Production
+    proteins: bool
+
+    def __init__(
+        self, production: Production, lineages: int, time_unit: float, proteins: bool
+    ) -> None:
+        super().__init__()
+        n = len(production.floor)
+        self.production = production
+        self.proteins = proteins
+        self.lineage_offset = nn.Parameter(torch.zeros(lineages, n))
+        self.log_decay = nn.Parameter(torch.full((n,), -math.log(time_unit)))
+
+    @property
+    def log_turnover(self) -> Tensor:
+        """Logarithm of the turnover of proteins, (gene,)."""
+        return self.log_decay - math.log(PROTEIN_LIFE)
+
+    def solve_rest(
+        self,
+        left: Float[Tensor, "row gene"],
+        gates: Tensor,
+        shift: Tensor | float = 0.0,
+        iterations: int = ITERATIONS,
+    ) -> Float[Tensor, "row gene"]:
+        """Steady states by iterating y = o + m (f(y) - o), from the usual levels.
+
+        Parameters
+        ----------
+        left
+            What interventions leave of each gene's production, m.
+        gates, shift
+            Of edges, and of activations.
+        iterations
+            How many.
+        """
+        floor = self.production.floor
+        y = self.production.centre.expand(left.shape)
+        for _ in range(iterations):
+            y = floor + left * (self.production(y, gates, shift) - floor)
+        return y
+
+    def follow_proteins(
+        self, y: Float[Tensor, "series time gene"], times: Float[Tensor, "series time"]
+    ) -> Float[Tensor, "series time gene"]:
+        """Proteins along measured expression, from rest at the first time."""
+        if not self.proteins:
+            return y
+        k, p = self.log_turnover.exp(), [y[:, 0]]
+        for a in range(1, y.shape[1]):
+            h = (times[:, a] - times[:, a - 1]).unsqueeze(-1)
+            lost = -torch.expm1(-k * h)
+            slope = (y[:, a] - y[:, a - 1]) / h.clamp_min(1e-12)
+            lagged = y[:, a - 1] * lost + slope * (h - lost / k)
+            p.append(torch.where(h > 0, p[-1] * (1 - lost) + lagged, p[-1]))
+        return torch.stack(p, 1)
+
+    def step(
+        self,
+        y: Float[Tensor, "series time gene"],
+        times: Float[Tensor, "series time"],
+        gates: Tensor,
+        left: Tensor,
+        shift: Tensor | float = 0.0,
+    ) -> Float[Tensor, "series later gene"]:
+        """Expression at each time but the first, from what was measured before and around it."""
+        floor = self.production.floor
+        p = self.follow_proteins(y, times)
+        f = floor + left * (self.production(p, gates, shift) - floor)
+        kept = torch.exp(-self.log_decay.exp() * times.diff(dim=1).unsqueeze(-1))
+        later: Tensor = y[:, :-1] * kept + (1 - kept) * (f[:, 1:] + f[:, :-1]) / 2
+        return later
+
+    def run(
+        self,
+        start: Float[Tensor, "series gene"],
+        times: Float[Tensor, "series time"],
+        gates: Tensor,
+        left: Tensor,
+        shift: Tensor | float = 0.0,
+    ) -> Float[Tensor, "series time gene"]:
+        """Trajectories on times of their own, by exponential steps that no decay can upset.
+
+        y(t + h) = y e^(-d h) + (1 - e^(-d h)) f(p), and so for p: first order, two steps between
+        measurements; :meth:`solve` is the one to trust for what was not measured.
+        """
+        floor, y, p = self.production.floor, start, start
+        path = [start]
+        for h in (times.diff(dim=1) / SUBSTEPS).unbind(1):
+            kept, old = (torch.exp(-rate.exp() * h[:, None]) for rate in self._rates())
+            for _ in range(SUBSTEPS):
+                f = floor + left * (self.production(p, gates, shift) - floor)
+                p = p * old + (1 - old) * y if self.proteins else y
+                y = y * kept + (1 - kept) * f
+            path.append(y)
+        return torch.stack(path, 1)
+
+    def _rates(self) -> tuple[Tensor, Tensor]:
+        return self.log_decay, self.log_turnover
+
+    def solve(
+        self,
+        start: Float[Tensor, "series gene"],
+        times: Float[Tensor, " time"],
+        gates: Tensor,
+        left: Tensor,
+        shift: Tensor | float = 0.0,
+        method: str = "dopri5",
+        adjoint: bool = False,
+    ) -> Float[Tensor, "series time gene"]:
+        """Trajectories from a start, by torchdiffeq.
+
+        Parameters
+        ----------
+        start
+            Expression at the first time; proteins start at rest with it.
+        times
+            Rising.
+        gates, left, shift
+            Of edges; of interventions; of activations.
+        method
+            ``dopri5`` (adaptive) or ``rk4`` (fixed steps), or any other of torchdiffeq.
+        adjoint
+            Whether gradients come from the adjoint equation: memory does not grow with the span.
+
+        Raises
+        ------
+        TrainingError
+            If the solver fails, or expression runs away.
+        """
+        from torchdiffeq import odeint, odeint_adjoint
+
+        field = _Field(self, gates, left, shift)
+        state = torch.cat([start, start], -1) if self.proteins else start
+        solver: Callable[..., Tensor] = odeint_adjoint if adjoint else odeint
+        choices = {"rtol": 1e-4, "atol": 1e-5} if method == "dopri5" else {}
+        try:
+            path = solver(field, state, times, method=method, **choices)
+        except (AssertionError, RuntimeError) as error:
+            raise TrainingError(
+                f"The solver {method} gave up between times {float(times[0]):g} and "
+                f"{float(times[-1]):g} ({error}); the dynamics are too stiff for it. Fixed steps "
+                "(method='rk4') or a unit of time in which changes are slower may help."
+            ) from error
+        y = path[..., : start.shape[-1]].movedim(0, 1)
+        if not torch.isfinite(y).all() or (y.abs() > MOST_EXPRESSION * self.production.level).any():
+            raise TrainingError(
+                "Expression ran away while the dynamics were solved; they are too stiff, or the "
+                f"span from {float(times[0]):g} to {float(times[-1]):g} is too long."
+            )
+        return y
+
+
+class _Field(nn.Module):
+    """Right-hand side of the equations, for a solver."""
+
+    def __init__(
+        self, dynamics: Dynamics, gates: Tensor, left: Tensor, shift: Tensor | float
+    ) -> None:
+        super().__init__()
+        self.dynamics, self.gates, self.left, self.shift = dynamics, gates, left, shift
+
+    def forward(self, t: Tensor, state: Tensor) -> Tensor:
+        d = self.dynamics
+        n, floor = len(d.log_decay), d.production.floor
+        y = state[..., :n]
+        p = state[..., n:] if d.proteins else y
+        f = floor + self.left * (d.production(p, self.gates, self.shift) - floor)
+        dy = d.log_decay.exp() * (f - y)
+        return torch.cat([dy, d.log_turnover.exp() * (y - p)], -1) if d.proteins else dy

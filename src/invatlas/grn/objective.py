@@ -1,0 +1,318 @@
+"""Fit dynamics, gates and the strength of interventions to what was measured.
+
+    loss = sum over rest     (y - y*(do))^2 / 2v       y* solved under each intervention
+         + sum over seen     (y - f(y))^2 / 2v         at rest, nobody intervened
+         + sum over series   (y(t + h) - step)^2 / 2v  one step ahead
+         + sum_ij cost_ij P(g_ij > 0) + 10 |W_ij| g_ij  edges, in nats
+         + (left - nominal)^2 / (2 0.15^2)             what interventions left
+         + small ridges on sizes, lineage offsets and upset series
+
+    Series are divided by the mean square of their own misfit where it is above what noise makes: a
+    gene that cannot be told must not outweigh the cost of edges.
+
+    v_j = (noise_j^2 + noise_slope (y_j - o_j)) / 2       noise that grows with expression
+
+A member of the ensemble weighs donors, series and rows by draws of Exp(1), the Bayesian bootstrap
+(Rubin 1981, Ann Stat 9:130); the first weighs all alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from invatlas.errors import TrainingError
+from invatlas.grn.dynamics import Dynamics
+from invatlas.grn.evidence import prefer, total_effects
+from invatlas.grn.measured import Measured
+from invatlas.grn.production import FAMILIES
+from invatlas.grn.settings import NetworkSettings
+from invatlas.grn.structure import Gates
+
+WARM_UP, RISE = 20, 0.3
+WEIGHT_COST = 10.0
+LAST_RATE = 0.05
+GATE_RATE, TIME_RATE = 2.5, 0.5
+STRENGTH_SD, SIZE_SD, LINEAGE_SD, UPSET_COST = 0.15, 0.5, 0.5, 2.0
+SERIES_BESIDE_INTERVENTIONS = 0.2
+MOST_REFINED, REFINE_STEPS = 64, 150
+MOST_GENES_OF_NETWORKS = 40
+
+Report = Callable[[int, float], None]
+
+
+class Unknowns(nn.Module):
+    """All that is learned: equations, gates, strengths, shifts.
+
+    Parameters
+    ----------
+    measured
+        The measurements.
+    allowed
+        Which edges may be, bool (regulator, target).
+    settings
+        Of the fit.
+    """
+
+    def __init__(self, measured: Measured, allowed: Tensor, settings: NetworkSettings) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(settings.seed)
+        family = FAMILIES[settings.production or choose_production(measured)]
+        production = family(measured.centre, measured.unit, measured.floor, generator)
+        timed = len(measured.series.y) > 0
+        proteins = timed if settings.proteins is None else settings.proteins
+        self.dynamics = Dynamics(production, len(measured.lineages), measured.time_unit, proteins)
+        self.gates = Gates(allowed)
+        self.left = nn.Parameter(measured.rest.left[measured.rest.held] + 0.01)
+        self.upset = nn.Parameter(torch.zeros(len(measured.series.y), 1, len(measured.centre)))
+
+    def groups(self, rate: float) -> list[dict[str, object]]:
+        """Parameters with their learning rates."""
+        times = {"dynamics.log_decay"}
+        rates = [
+            (p, TIME_RATE if name in times else GATE_RATE if name == "gates.log_odds" else 1.0)
+            for name, p in self.named_parameters()
+        ]
+        return [{"params": [p], "lr": rate * share} for p, share in rates]
+
+    def strengths(self, measured: Measured) -> Tensor:
+        """What interventions leave of production, (row, gene)."""
+        return measured.rest.left.masked_scatter(measured.rest.held, self.left.clamp_min(0))
+
+    def open_gates(self) -> Tensor:
+        """Gates without noise, each times the chance that it is open, (regulator, target)."""
+        return self.gates.middle() * self.gates.probability()
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """How much each steady state and each series counts in a member."""
+
+    rest: Tensor
+    seen: Tensor
+    series: Tensor
+
+
+def draw_weights(measured: Measured, member: int, seed: int) -> Weights:
+    """Weights of one member: 1 in the first, else Exp(1) for donors, or for series if one donor."""
+    sizes = len(measured.rest.y), len(measured.seen), len(measured.series.y)
+    if member == 0:
+        return Weights(*map(torch.ones, sizes))
+    generator = torch.Generator().manual_seed(1000 * seed + member)
+
+    def draw(n: int) -> Tensor:
+        return torch.empty(n).exponential_(generator=generator)
+
+    rest, seen = draw(sizes[0]), draw(sizes[1])
+    of_donor, of_series = draw(len(measured.donors)), draw(sizes[2])
+    several = len(measured.donors) > 1
+    return Weights(rest, seen, of_donor[measured.series.donor] if several else of_series)
+
+
+class Objective:
+    """The loss of one member at gates that were drawn; opens the file."""
+
+    def __init__(
+        self,
+        measured: Measured,
+        unknowns: Unknowns,
+        cost: Tensor,
+        weights: Weights,
+        settings: NetworkSettings,
+        generator: torch.Generator,
+    ) -> None:
+        self.measured, self.unknowns, self.cost = measured, unknowns, cost
+        self.weights, self.size, self.generator = weights, settings.minibatch_size, generator
+        beside = SERIES_BESIDE_INTERVENTIONS if len(measured.rest.y) else 1.0
+        self.excess: Tensor | None = None
+        self.series_weight = beside if settings.series_weight is None else settings.series_weight
+
+    def __call__(self, gates: Tensor, rise: float) -> Tensor:
+        """Loss, with the cost of edges at a share of its height."""
+        told = self.score_rest(gates) + self.score_seen(gates)
+        told = told + self.series_weight * self.score_series(gates)
+        edges = (self.cost * self.unknowns.gates.probability()).sum()
+        edges = edges + WEIGHT_COST * self.unknowns.dynamics.production.weigh(gates)
+        return told + rise * edges + self.score_unknowns()
+
+    def score_rest(self, gates: Tensor) -> Tensor:
+        """Misfit of steady states under interventions."""
+        rest = self.measured.rest
+        rows, scale = self._pick(len(rest.y))
+        if not len(rows):
+            return torch.zeros(())
+        left = self.unknowns.strengths(self.measured)[rows]
+        y = self.unknowns.dynamics.solve_rest(left, gates)
+        return scale * misfit(rest.y[rows], y, self.measured, self.weights.rest[rows, None])
+
+    def score_seen(self, gates: Tensor) -> Tensor:
+        """Misfit of other steady states: each gene from the others as they were measured."""
+        rows, scale = self._pick(len(self.measured.seen))
+        if len(rows) < 2:
+            return torch.zeros(())
+        y = self.measured.seen[rows]
+        told = self.unknowns.dynamics.production(y, gates)
+        return scale * misfit(y, told, self.measured, self.weights.seen[rows, None])
+
+    def score_series(self, gates: Tensor) -> Tensor:
+        """Misfit of series one step ahead."""
+        s = self.measured.series
+        rows, scale = self._pick(len(s.y))
+        if not len(rows):
+            return torch.zeros(())
+        shift = self._shift(rows)
+        told = self.unknowns.dynamics.step(s.y[rows], s.times[rows], gates, s.left[rows], shift)
+        counts = self._counts(rows)
+        wrong = (s.y[rows, 1:] - told).square() / variance(told.detach(), self.measured)
+        usual = (wrong.detach() * counts).sum((0, 1)) / counts.sum((0, 1)).clamp_min(1e-8)
+        self.excess = usual if self.excess is None else 0.9 * self.excess + 0.1 * usual
+        return scale * (wrong * counts / self.excess.clamp_min(1)).sum() / 2
+
+    def score_paths(self, gates: Tensor) -> Tensor:
+        """Misfit of series solved from their first time."""
+        s = self.measured.series
+        rows, scale = self._pick(len(s.y))
+        lineage = self.unknowns.dynamics.lineage_offset[s.lineage[rows]]
+        y = self.unknowns.dynamics.run(s.y[rows, 0], s.times[rows], gates, s.left[rows, 0], lineage)
+        return scale * misfit(s.y[rows, 1:], y[:, 1:], self.measured, self._counts(rows))
+
+    def score_unknowns(self) -> Tensor:
+        """What strengths, sizes and offsets cost away from their usual values."""
+        u, nominal = self.unknowns, self.measured.rest.left[self.measured.rest.held]
+        far = ((u.left - nominal) / STRENGTH_SD).square().sum()
+        far = far + (u.dynamics.production.log_size / SIZE_SD).square().sum()
+        far = far + (u.dynamics.lineage_offset / LINEAGE_SD).square().sum()
+        smooth = (u.upset.square() + 1e-4).sqrt().sum() - 1e-2 * u.upset.numel()
+        return far / 2 + UPSET_COST * smooth
+
+    def _shift(self, rows: Tensor) -> Tensor:
+        s, u = self.measured.series, self.unknowns
+        return u.dynamics.lineage_offset[s.lineage[rows], None] + u.upset[rows] * s.upset[rows]
+
+    def _counts(self, rows: Tensor) -> Tensor:
+        known = self.measured.series.known[rows, 1:]
+        return (known * self.weights.series[rows, None]).unsqueeze(-1)
+
+    def _pick(self, n: int) -> tuple[Tensor, float]:
+        """Places of a minibatch, and how many times it stands for itself."""
+        if n <= self.size:
+            return torch.arange(n), 1.0
+        return torch.randperm(n, generator=self.generator)[: self.size], n / self.size
+
+
+def misfit(y: Tensor, told: Tensor, measured: Measured, counts: Tensor) -> Tensor:
+    """Sum of (y - told)^2 / 2v, weighted."""
+    return ((y - told).square() / variance(told.detach(), measured) * counts).sum() / 2
+
+
+def variance(told: Tensor, measured: Measured) -> Tensor:
+    """Noise of measurements: half that of the gene, half that of any gene at such a height."""
+    height = (told - measured.floor).clamp_min(measured.least_height)
+    return (measured.noise.square() + measured.noise_slope * height) / 2
+
+
+def fit_member(
+    measured: Measured,
+    allowed: Tensor,
+    prior: Tensor | None,
+    settings: NetworkSettings,
+    member: int,
+    report: Report,
+) -> Unknowns:
+    """Fit one member of the ensemble.
+
+    Parameters
+    ----------
+    measured
+        The measurements.
+    allowed
+        Which edges may be, bool (regulator, target).
+    prior
+        Prior network (regulator, target), 0 where it holds no edge.
+    settings
+        Of the fit.
+    member
+        Number of the member; 0 has equal weights.
+    report
+        Called with the step and the loss.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no finite number.
+    """
+    unknowns = Unknowns(measured, allowed, settings)
+    preference = prefer(total_effects(measured), prior, len(measured.centre))
+    objective = Objective(
+        measured,
+        unknowns,
+        settings.edge_cost * (1 + settings.evidence * (1 - preference)),
+        draw_weights(measured, member, settings.seed),
+        settings,
+        torch.Generator().manual_seed(1000 * settings.seed + member),
+    )
+
+    def loss(step: int) -> Tensor:
+        gates = unknowns.gates.sample(objective.generator)
+        return objective(gates, min(1.0, step / (settings.steps * RISE)))
+
+    descend(loss, unknowns.groups(settings.learning_rate), settings.steps, report)
+    if steps := choose_refinement(measured, settings, member):
+        unknowns.gates.requires_grad_(False)
+
+        def refined(step: int) -> Tensor:
+            gates = unknowns.open_gates()
+            paths = objective.series_weight * objective.score_paths(gates)
+            return objective(gates, 1.0) + paths
+
+        groups = unknowns.groups(settings.learning_rate / 4)
+        descend(refined, groups, steps, lambda step, value: report(settings.steps + step, value))
+    return unknowns
+
+
+def choose_production(measured: Measured) -> str:
+    """Small networks for a few genes in time; where interventions tell, sums are enough."""
+    small = len(measured.centre) <= MOST_GENES_OF_NETWORKS and not len(measured.rest.y)
+    return "network" if small else "sigmoid"
+
+
+def choose_refinement(measured: Measured, settings: NetworkSettings, member: int) -> int:
+    """Steps on whole trajectories: none for single cells, and for members that find edges only."""
+    several = 2 <= len(measured.series.y) <= MOST_REFINED and not bool(measured.series.upset.any())
+    usual = REFINE_STEPS if several else 0
+    return 0 if member else usual if settings.refine_steps is None else settings.refine_steps
+
+
+def descend(
+    loss: Callable[[int], Tensor], groups: list[dict[str, object]], steps: int, report: Report
+) -> None:
+    """Adam with a warm-up and a cosine down to a twentieth of the rate.
+
+    Raises
+    ------
+    TrainingError
+        If the loss is no finite number.
+    """
+    optimizer = torch.optim.Adam(groups)
+
+    def rate(step: int) -> float:
+        fall = (1 + math.cos(math.pi * step / steps)) / 2
+        return min(1.0, (step + 1) / WARM_UP) * (LAST_RATE + (1 - LAST_RATE) * fall)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    for step in range(steps):
+        value = loss(step)
+        if not torch.isfinite(value):
+            raise TrainingError(
+                f"The loss is {float(value.detach())} at step {step}; a smaller learning_rate may "
+                "help, or expression on a smaller scale."
+            )
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+        report(step, float(value.detach()))

@@ -1,0 +1,111 @@
+"""Edges read from fitted members.
+
+    direct_ij  = mean over rows |df_j/dp_i| g_ij  x reach_i / spread_j      sign: that of the slope
+    score_ij   = |direct_ij| / rms(direct) + |z_ij| / rms(z)                 z: total effects
+    weight     = mean of the scores of all members, with the sign of their mean
+    probability= mean of score^2 / (score^2 + c^2) over members
+    stability  = share of members whose score is above c, with the sign of the weight
+
+Root mean squares are over the edges that may be. Without interventions, or for a regulator nobody
+intervened on, the direct effect counts twice. c was chosen on simulated networks, where about half
+of the edges at a probability of one half are true (docs/networks.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from invatlas.grn.evidence import total_effects
+from invatlas.grn.measured import Measured
+from invatlas.grn.objective import Unknowns
+
+HALF = 4.0
+MOST_ROWS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """Every possible edge, each array (regulator, target); see the head of the file."""
+
+    weight: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    stability: NDArray[np.float32]
+
+
+def read_edges(measured: Measured, allowed: Tensor, members: Sequence[Unknowns]) -> Edges:
+    """Read edges from the members of an ensemble."""
+    z = total_effects(measured)
+    scores = torch.stack([score_edges(measured, allowed, unknowns, z) for unknowns in members])
+    size, sign = scores.abs(), scores.mean(0).sign()
+    agreeing = (size > HALF) & (scores.sign() == sign)
+    probability = size.square() / (size.square() + HALF**2)
+    return Edges(
+        (size.mean(0) * sign).numpy(),
+        probability.mean(0).numpy(),
+        agreeing.float().mean(0).numpy(),
+    )
+
+
+def score_edges(
+    measured: Measured, allowed: Tensor, unknowns: Unknowns, z: Tensor | None
+) -> Tensor:
+    """Signed score of every edge in one member, (regulator, target)."""
+    slope = unknowns.dynamics.production.slope(
+        stack_regulators(measured, unknowns), unknowns.open_gates()
+    )
+    direct = _scale(slope * measured.reach[:, None] / measured.spread, allowed)
+    if z is None:
+        return 2 * direct
+    total = torch.where(z.isnan(), direct, _scale(z.nan_to_num(), allowed))
+    return (direct.abs() + total.abs()) * (direct + total).sign()
+
+
+def stack_regulators(measured: Measured, unknowns: Unknowns) -> Tensor:
+    """What regulates at up to 1,000 measurements: proteins in series, expression at rest."""
+    s = measured.series
+    p = measured.points[:0]
+    if len(s.y):
+        p = unknowns.dynamics.follow_proteins(s.y, s.times)[s.known > 0]
+    rows = torch.cat([measured.rest.y, measured.seen, p]).detach()
+    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:MOST_ROWS]
+    return rows[chosen]
+
+
+def tabulate_edges(edges: Edges, genes: pd.Index, regulators: NDArray[np.bool_]) -> pd.DataFrame:
+    """One row an edge, the likeliest first.
+
+    Returns
+    -------
+    DataFrame
+        ``regulator``, ``target``, ``sign`` (+1 raises, -1 lowers, 0 not told), ``weight`` (score,
+        signed), ``probability`` and ``stability`` (both 0 to 1).
+    """
+    allowed = regulators[:, None] & ~np.eye(len(genes), dtype=bool)
+    source, target = np.nonzero(allowed)
+    weight = edges.weight[source, target]
+    table = pd.DataFrame(
+        {
+            "regulator": genes.to_numpy()[source],
+            "target": genes.to_numpy()[target],
+            "sign": np.sign(weight).astype(int),
+            "weight": weight,
+            "probability": edges.probability[source, target],
+            "stability": edges.stability[source, target],
+        }
+    )
+    order = np.argsort(-np.abs(weight), kind="stable")
+    return table.iloc[order].reset_index(drop=True)
+
+
+def _scale(effects: Tensor, allowed: Tensor) -> Tensor:
+    """Effects over their root mean square; 0 where no edge may be."""
+    effects = effects * allowed
+    square = effects.square().sum() / allowed.sum().clamp_min(1)
+    return effects / square.sqrt().clamp_min(1e-12)

@@ -1,0 +1,106 @@
+"""What a fit of a network can be told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from invatlas.errors import SettingsError
+
+PRODUCTIONS = ("sigmoid", "additive", "multiplicative", "network")
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Settings of :func:`invatlas.grn.fit`.
+
+    Attributes
+    ----------
+    production
+        How regulators make a gene's production: ``sigmoid``, ``additive``, ``multiplicative``
+        or ``network``; the equations stand in :mod:`invatlas.grn.production`. None decides:
+        ``network`` for at most 40 genes nobody intervened on, else ``sigmoid``.
+    proteins
+        Whether a gene acts through a protein that follows its expression with a delay. None
+        decides: where there are series in time.
+    steps
+        Steps of gradient descent, for each member.
+    refine_steps
+        Further steps in which whole trajectories are solved from their first time, with the
+        edges kept. None decides: 150 where there are 2 to 64 series.
+    members
+        Fits of the ensemble, each with other weights of donors, series or rows (a Bayesian
+        bootstrap); the share that agrees is an edge's stability.
+    edge_cost
+        How much an edge that the evidence prefers must raise the log likelihood, in nats.
+    evidence
+        How many times dearer than that an edge is which no evidence speaks for.
+    series_weight
+        How much series count beside interventions. None decides: 0.2 beside them, where noise in
+        the regulators weighs, else 1.
+    off_targets
+        Whether experiments may move genes other than their target, by sparse shifts that are
+        named.
+    off_target_cost
+        What such a shift must raise the log likelihood, in nats.
+    learning_rate
+        Of Adam.
+    minibatch_size
+        Most series, and most rows at rest, in one step.
+    seed
+        Of every random choice.
+    """
+
+    production: str | None = None
+    proteins: bool | None = None
+    steps: int = 1000
+    refine_steps: int | None = None
+    members: int = 5
+    edge_cost: float = 6.0
+    evidence: float = 10.0
+    series_weight: float | None = None
+    off_targets: bool = True
+    off_target_cost: float = 25.0
+    learning_rate: float = 0.02
+    minibatch_size: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.production not in (None, *PRODUCTIONS):
+            raise SettingsError(
+                f"production is {self.production!r}; it takes {', '.join(PRODUCTIONS)}."
+            )
+        for name, least in (("steps", 1), ("members", 1), ("minibatch_size", 1), ("seed", 0)):
+            self._check_whole(name, least)
+        if self.refine_steps is not None:
+            self._check_whole("refine_steps", 0)
+        for name in ("edge_cost", "evidence", "series_weight", "off_target_cost", "learning_rate"):
+            value = getattr(self, name)
+            if value is None and name == "series_weight":
+                continue
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+                raise SettingsError(f"{name} is {value!r}; it takes a number from 0 on.")
+        for name in ("off_targets", "proteins"):
+            if getattr(self, name) not in (True, False, *([None] if name == "proteins" else [])):
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; it takes true or false.")
+
+    def _check_whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise SettingsError(f"{name} is {value!r}; it takes a whole number from {least} on.")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, object]) -> NetworkSettings:
+        """Read settings by name.
+
+        Raises
+        ------
+        SettingsError
+            If a name is unknown or a value out of range.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := [name for name in values if name not in known]:
+            raise SettingsError(
+                f"There is no setting {unknown[0]!r}; a network has {', '.join(known)}."
+            )
+        return cls(**values)  # type: ignore[arg-type]
