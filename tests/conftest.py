@@ -13,6 +13,7 @@ from jaxtyping import install_import_hook
 install_import_hook(["invatlas.model", "invatlas.data.minibatch"], "beartype.beartype")
 
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from anndata import AnnData  # noqa: E402
@@ -87,6 +88,40 @@ def study(frozen_study: AnnData) -> AnnData:
 def atlas(frozen_study: AnnData) -> ia.Atlas:
     """An atlas of the study."""
     return quick_fit(frozen_study)
+
+
+@pytest.fixture(scope="session")
+def frozen_expression() -> AnnData:
+    """A cascade of five genes that no test may change: two series, a wild type, knockouts."""
+    rng, n = np.random.default_rng(3), 5
+    genes, level = list("ABCDE"), np.array([1.0, 0.8, 0.6, 0.9, 0.7])
+    in_time = [level * (1 - np.exp(-t / 2) * factor) for factor in (0.9, 0.3) for t in range(8)]
+    left = np.minimum.accumulate(1 - np.eye(n), axis=1) * level  # what follows a gene falls with it
+    left[2, 0] = 0.2  # the knockout of C moves A, which it was not meant for
+    y = np.vstack([*in_time, level, left]) + 0.01 * rng.normal(size=(16 + 1 + n, n))
+    obs = pd.DataFrame(
+        {
+            "time": [*np.arange(8.0), *np.arange(8.0), *[np.nan] * (1 + n)],
+            "series": [*["one"] * 8, *["two"] * 8, *["rest"] * (1 + n)],
+            "target": [*["none"] * 17, *genes],
+            "experiment": [*["timeseries"] * 16, "wildtype", *["knockout"] * n],
+        },
+        index=[f"row_{i}" for i in range(len(y))],
+    )
+    return AnnData(np.maximum(y, 0), obs=obs, var=pd.DataFrame(index=genes))
+
+
+@pytest.fixture(scope="session")
+def network(frozen_expression: AnnData) -> ia.grn.Network:
+    """A network of the cascade, fitted for a second."""
+    return ia.grn.fit(
+        frozen_expression,
+        time="time",
+        lineage="series",
+        interventions="target",
+        experiment="experiment",
+        settings=ia.grn.NetworkSettings(steps=20, members=2, refine_steps=2),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 FLOORS = (
     ("errors", "settings", "processor"),
+    ("folders",),
     ("data",),
     ("model", "grn"),
     ("training",),

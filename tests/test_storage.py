@@ -19,7 +19,7 @@ from anndata import AnnData
 from safetensors.torch import load_file, save_file
 
 import invatlas as ia
-from invatlas import storage
+from invatlas import folders, storage
 from invatlas.errors import StorageError
 
 FILES = {"model.safetensors", "calibration.safetensors", "atlas.json", "history.csv"}
@@ -150,7 +150,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> N
     weights = load_file(file)
     change(weights)
     save_file(weights, file)
-    digest = storage._digest(file)
+    digest = folders.digest_file(file)
 
     def vouch(card: dict[str, Any]) -> None:
         for key, value in card.items():
@@ -372,8 +372,8 @@ BREAKS: list[tuple[object, str]] = [
     (storage, "save_file"),
     (storage.json, "dumps"),
     (pd.DataFrame, "to_csv"),
-    (storage, "_flush"),
-    (storage.os, "fsync"),
+    (folders, "_flush"),
+    (folders.os, "fsync"),
 ]
 
 

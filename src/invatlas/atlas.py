@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -29,6 +27,7 @@ from invatlas.data.covariates import (
 from invatlas.data.genes import select_genes
 from invatlas.data.minibatch import Cells, Rounding
 from invatlas.errors import CountsError, DataError, GeneError, TrainingError
+from invatlas.folders import package_versions
 from invatlas.model.invae import Model
 from invatlas.model.priors import CovariateTable
 from invatlas.settings import Settings
@@ -317,12 +316,6 @@ def tabulate_values(
     groups = tuple(torch.as_tensor(c.members, device=combinations.device) for c in covariates)
     sizes, ordered = [len(c.categories) for c in covariates], [bool(c.knots) for c in covariates]
     return CovariateTable(sizes, combinations, weights, groups, tuple(ordered))
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what a fit depends on."""
-    packages = ("invatlas", "torch", "anndata", "scanpy", "numpy", "scipy", "safetensors")
-    return {"python": sys.version.split()[0], **{name: version(name) for name in packages}}
 
 
 def group_codes(

@@ -180,9 +180,10 @@ def fit(
         run |= {name: value for name, value in flags.items() if value is not None}
         settings = choose_settings({k: v for k, v in run.items() if k not in RUN_KEYS})
         refuse_output(output, overwrite)
-        from invatlas.storage import check_target
+        from invatlas.folders import check_target
+        from invatlas.storage import ATLAS
 
-        check_target(output.resolve())
+        check_target(output.resolve(), ATLAS)
         adata = read_cells(cells)
         _check_design(adata, run)
         use_threads(threads)
@@ -238,7 +239,8 @@ def map_query(
 ) -> None:
     """Bring new cells into an atlas: latents, calls, confidence, novelty; from counts alone."""
     with explained():
-        from invatlas.storage import check_target, load, save
+        from invatlas.folders import check_target
+        from invatlas.storage import ATLAS, load, save
         from invatlas.tasks.adapt import adapt as adapt_atlas
         from invatlas.tasks.annotate import Calling
         from invatlas.tasks.map import map_cells
@@ -257,7 +259,7 @@ def map_query(
             if place:
                 refuse_output(place, overwrite)
         if adapt:
-            check_target(adapt.resolve())
+            check_target(adapt.resolve(), ATLAS)
             if adapt.resolve() == atlas.resolve():
                 raise SettingsError("--adapt takes another folder than the atlas's own.")
         use_threads(threads)
@@ -441,8 +443,9 @@ def _check_design(adata: AnnData, run: dict[str, Any]) -> None:
 def _write_fit(
     atlas: Atlas, adata: AnnData, output: Path, title: str, interruption: Interruption, audit: bool
 ) -> None:
+    from invatlas.folders import staged
     from invatlas.report.page import write_report
-    from invatlas.storage import staged, write_atlas
+    from invatlas.storage import ATLAS, write_atlas
     from invatlas.tasks.map import map_cells
     from invatlas.tasks.summary import summarise
 
@@ -460,7 +463,7 @@ def _write_fit(
         except InvatlasError as error:
             note(f"There is no audit. {error}", "Warning")
     interruption.stage = "writing"
-    with staged(output) as folder:
+    with staged(output, ATLAS) as folder:
         write_atlas(atlas, folder)
         mapped.cells.write_h5ad(folder / "latents.h5ad", compression="gzip")
         write_report(

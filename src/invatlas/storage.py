@@ -5,20 +5,13 @@
     atlas.json                format, run, schema, genes, training record, package versions
     history.csv               one row an epoch
 
-An atlas is written beside its place and moved there whole; a load compares names, shapes
-and types with what the configuration promises before any tensor is allocated.
+How it gets there whole, and what a load checks, stands in folders.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,20 +19,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from invatlas.atlas import Atlas, tabulate_values
 from invatlas.data.confounding import Finding
 from invatlas.data.covariates import Schema
-from invatlas.errors import SettingsError, StorageError
+from invatlas.errors import StorageError
+from invatlas.folders import (
+    Kind,
+    check_finite,
+    check_target,
+    digest_file,
+    read_card,
+    read_tensors,
+    reading,
+    staged,
+)
 from invatlas.model.invae import Model
 from invatlas.model.priors import CovariateTable
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration
 
-FORMAT = "invatlas atlas"
-FORMAT_VERSION = 5
 MODEL, CARD, HISTORY = "model.safetensors", "atlas.json", "history.csv"
 CALIBRATION = "calibration.safetensors"
 RECORD = (
@@ -54,17 +54,7 @@ RECORD = (
     "versions",
 )
 FILES = frozenset({MODEL, CALIBRATION, CARD, HISTORY, "latents.h5ad", "report.html"})
-MAXIMUM_CARD_BYTES = 256 * 2**20
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    KeyError,
-    RuntimeError,
-    SettingsError,
-    TypeError,
-    ValueError,
-)
-_TYPES = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+ATLAS = Kind("an atlas", CARD, 5, FILES)
 
 
 def save(atlas: Atlas, path: str | Path, *, overwrite: bool = False) -> None:
@@ -87,13 +77,13 @@ def save(atlas: Atlas, path: str | Path, *, overwrite: bool = False) -> None:
         one, or cannot be written.
     """
     target = Path(path).resolve()
-    check_target(target)
+    check_target(target, ATLAS)
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise StorageError(
             f"{path} holds an atlas, which would go together with its report.html and "
             "latents.h5ad; name another folder, or pass overwrite=True."
         )
-    with staged(path) as folder:
+    with staged(path, ATLAS) as folder:
         write_atlas(atlas, folder)
 
 
@@ -106,8 +96,8 @@ def load(path: str | Path) -> Atlas:
         If there is none, it is foreign, truncated, of a newer format, or its parts disagree.
     """
     folder = Path(path)
-    card = read_card(folder)
-    try:
+    card = read_card(folder, ATLAS)
+    with reading(folder / CARD):
         settings = Settings().changed(card["run"]["settings"])
         schema = Schema.from_json(card["schema"])
         genes = tuple(map(str, card["genes"]))
@@ -135,9 +125,7 @@ def load(path: str | Path) -> Atlas:
                 median,
                 settings,
             )
-    except _DAMAGE as error:
-        raise StorageError(f"{folder / CARD} is damaged: {error!r}.") from error
-    weights = _read_tensors(folder / MODEL, model.state_dict(), card.get("model_sha256"))
+    weights = read_tensors(folder / MODEL, model.state_dict(), card.get("model_sha256"), ATLAS)
     model.load_state_dict(weights, assign=True)
     _check_tables(model, schema, folder / MODEL)
     model.eval()
@@ -151,9 +139,9 @@ def write_atlas(atlas: Atlas, folder: Path) -> None:
     weights = {name: value.contiguous() for name, value in atlas.model.state_dict().items()}
     save_file(weights, folder / MODEL)
     card = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "model_sha256": _digest(folder / MODEL),
+        "format": ATLAS.format,
+        "format_version": ATLAS.version,
+        "model_sha256": digest_file(folder / MODEL),
         "calibration": _write_calibration(atlas.calibration, folder / CALIBRATION),
         "run": {
             "biological": [c.column for c in atlas.schema.biological],
@@ -181,89 +169,6 @@ def write_atlas(atlas: Atlas, folder: Path) -> None:
     atlas.history.to_csv(folder / HISTORY, index=False)
 
 
-@contextmanager
-def staged(path: str | Path) -> Iterator[Path]:
-    """Give a new folder to write into; it takes the place of ``path`` once all went well."""
-    target = Path(path).resolve()
-    check_target(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise StorageError(f"Nothing can be written at {target}: {error.strerror}.") from error
-    try:
-        yield stage
-        umask = os.umask(0)
-        os.umask(umask)
-        stage.chmod(0o777 & ~umask)
-        for file in stage.iterdir():
-            file.chmod(0o666 & ~umask)
-            _flush(file)
-        _replace(stage, target)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"{target} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def check_target(target: Path) -> None:
-    """Refuse a place where something lies that is no atlas.
-
-    Raises
-    ------
-    StorageError
-        If the place is a file, or a folder with files that are no part of an atlas.
-    """
-    standing = next(place for place in (target, *target.parents) if place.exists())
-    if not standing.is_dir():
-        raise StorageError(f"{standing} is a file; an atlas is written into a folder.")
-    if target == Path.cwd():
-        raise StorageError(f"{target} is the current folder; name a folder in it.")
-    if target.is_dir() and (foreign := {file.name for file in target.iterdir()} - FILES):
-        raise StorageError(
-            f"{target} holds {sorted(foreign)[0]!r}, which is no part of an atlas; "
-            "name a new or empty folder, or one that holds an atlas alone."
-        )
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Read ``atlas.json`` and check that it is one this version understands.
-
-    Raises
-    ------
-    StorageError
-        If it is absent, too large, no JSON, foreign, or of a newer format.
-    """
-    file = folder / CARD
-    try:
-        if file.stat().st_size > MAXIMUM_CARD_BYTES:
-            raise StorageError(
-                f"{file} is larger than any atlas card ({MAXIMUM_CARD_BYTES:,} bytes)."
-            )
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except NotADirectoryError:
-        raise StorageError(f"{folder} is a file; an atlas is a folder with {CARD} in it.") from None
-    except FileNotFoundError:
-        raise StorageError(f"{folder} holds no atlas: there is no {CARD} in it.") from None
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"{file} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise StorageError(f"{file} is damaged: it is no JSON ({error}).") from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise StorageError(f"{file} is no atlas of invatlas.")
-    if card.get("format_version") != FORMAT_VERSION:
-        raise StorageError(
-            f"{file} has format version {card.get('format_version')!r}; "
-            f"this invatlas reads version {FORMAT_VERSION}. Fit the atlas again, or load it with "
-            "the version of invatlas that wrote it."
-        )
-    return card
-
-
 def _promised_table(schema: Schema, role: str, sizes: dict[str, int]) -> CovariateTable:
     covariates = getattr(schema, role)
     n = sizes[role]
@@ -284,36 +189,6 @@ def _check_adaptations(steps: Any, schema: Schema) -> None:
             raise ValueError("an adaptation took combinations away")
 
 
-def _read_tensors(
-    file: Path, promised: Mapping[str, torch.Tensor], digest: object
-) -> dict[str, torch.Tensor]:
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            names = set(tensors.keys())
-            if names != set(promised):
-                odd = sorted(names ^ set(promised))[0]
-                raise StorageError(f"{file} does not belong to its {CARD}: tensor {odd!r} is odd.")
-            for name, tensor in promised.items():
-                stored = tensors.get_slice(name)
-                found = (stored.get_dtype(), tuple(stored.get_shape()))
-                wanted = (_TYPES[tensor.dtype], tuple(tensor.shape))
-                if found != wanted:
-                    raise StorageError(
-                        f"{file} does not belong to its {CARD}: tensor {name!r} is {found}, "
-                        f"not {wanted}."
-                    )
-            found_tensors = {name: tensors.get_tensor(name) for name in promised}
-    except FileNotFoundError:
-        raise StorageError(f"{file.parent} holds no whole atlas: {file.name} is missing.") from None
-    except (SafetensorError, OSError) as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"{file} is truncated or no safetensors file ({error}).") from error
-    if _digest(file) != digest:
-        raise StorageError(f"{file} does not belong to its {CARD}: another fit wrote it.")
-    return found_tensors
-
-
 def _write_calibration(calibration: Calibration | None, file: Path) -> dict[str, Any] | None:
     if calibration is None:
         return None
@@ -322,7 +197,7 @@ def _write_calibration(calibration: Calibration | None, file: Path) -> dict[str,
     save_file(tensors, file)
     plain = {name: value for name, value in values.items() if name not in tensors}
     cells, landmarks = len(calibration.call_scores), len(calibration.landmarks)
-    return {**plain, "cells": cells, "landmarks": landmarks, "sha256": _digest(file)}
+    return {**plain, "cells": cells, "landmarks": landmarks, "sha256": digest_file(file)}
 
 
 def _read_calibration(
@@ -331,7 +206,7 @@ def _read_calibration(
     if card is None:
         return None
     table, _ = model.prior_invariant.joint()
-    try:
+    with reading(folder / CARD):
         cells, landmarks = int(card["cells"]), int(card["landmarks"])
         gap, brier = (float(card[name]) for name in ("expected_calibration_error", "brier"))
         whole_donors = bool(card["whole_donors"])
@@ -346,9 +221,7 @@ def _read_calibration(
                 "landmarks": torch.empty(landmarks, settings.invariant_latents),
                 "standard": torch.empty(2, 2),
             }
-    except _DAMAGE as error:
-        raise StorageError(f"{folder / CARD} is damaged: {error!r}.") from error
-    tensors = _read_tensors(folder / CALIBRATION, promised, card.get("sha256"))
+    tensors = read_tensors(folder / CALIBRATION, promised, card.get("sha256"), ATLAS)
     called = tensors["called"]
     positive = torch.cat([tensors["exponents"], tensors["called_share"], tensors["standard"][1]])
     possible = landmarks > 0 and bool(
@@ -379,11 +252,7 @@ def _check_tables(model: Model, schema: Schema, file: Path) -> None:
         for name, tensor in prior.state_dict().items():
             if name.startswith(("admits_", "has_value")) and not torch.equal(tensor, derived[name]):
                 raise StorageError(f"{file} is damaged: {name} does not follow from its {CARD}.")
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise StorageError(
-                f"{file} is damaged: tensor {name!r} holds values that are not finite."
-            )
+    check_finite(model.state_dict(), file)
 
 
 def _read_history(file: Path, epochs: int) -> pd.DataFrame:
@@ -396,27 +265,3 @@ def _read_history(file: Path, epochs: int) -> pd.DataFrame:
     if len(history) != epochs or "train_objective" not in history:
         raise StorageError(f"{file} is damaged: it does not hold the {epochs} epochs of the fit.")
     return history
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
-
-
-def _replace(stage: Path, target: Path) -> None:
-    if not target.exists():
-        stage.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-    target.rename(old / "atlas")
-    try:
-        stage.rename(target)
-    except BaseException:
-        (old / "atlas").rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -3,6 +3,7 @@
 >>> network = ia.grn.fit(adata, time="pseudotime", lineage="lineage", donor="donor")
 >>> ia.grn.edges(network)
 >>> ia.grn.intervene(network, "GATA1")
+>>> ia.grn.save(network, "grn/")
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from invatlas.grn.network import list_edges as edges
     from invatlas.grn.predict import intervene
     from invatlas.grn.settings import NetworkSettings
+    from invatlas.grn.storage import load, save
 
 _PLACES = {
     "Network": ("network", "Network"),
@@ -22,9 +24,11 @@ _PLACES = {
     "edges": ("network", "list_edges"),
     "fit": ("network", "fit"),
     "intervene": ("predict", "intervene"),
+    "load": ("storage", "load"),
+    "save": ("storage", "save"),
 }
 
-__all__ = ["Network", "NetworkSettings", "edges", "fit", "intervene"]
+__all__ = ["Network", "NetworkSettings", "edges", "fit", "intervene", "load", "save"]
 
 
 def __getattr__(name: str) -> Any:
