@@ -6,16 +6,18 @@
     reach_j    how far a gene goes as a regulator: all the way down where it was knocked out or
                down, else its standard deviation
 
-Noise is taken before the fit, so that no edge can hide in it: at rest from the median absolute
-deviation over interventions, which move few genes each, where five leave the gene alone; in a
-series from each point beside the line between its neighbours (Gasser, Sroka and Jennen-Steinmetz
-1986, Biometrika 73:625).
+Noise is taken before the fit, so that no edge can hide in it. At rest: the median absolute
+difference of replicates of an intervention if there are five pairs, else the median absolute
+deviation over interventions, which move few genes each, if five leave the gene alone. In a series:
+each point beside the line between its neighbours (Gasser, Sroka and Jennen-Steinmetz 1986,
+Biometrika 73:625).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -139,8 +141,14 @@ def measure(experiments: Experiments) -> Measured:
     enough = (~held).sum(0) >= FEWEST_FOR_MAD
     centre = np.where(enough, _over_free(np.nanmedian, free), _find_usual(points, held))
     spread = np.where(enough, _over_free(np.nanstd, free), sd)
-    far = MAD_TO_SD * _over_free(np.nanmedian, np.abs(free - centre))
-    noise = np.where(enough, far, _find_noise(trajectories))
+    apart = _pair_replicates([s.intervention for s in done], free)
+    paired = (~np.isnan(apart)).sum(0) >= FEWEST_FOR_MAD
+    far = np.where(
+        paired,
+        _over_free(np.nanmedian, np.abs(apart)) / 2**0.5,
+        _over_free(np.nanmedian, np.abs(free - centre)),
+    )
+    noise = np.where(enough | paired, MAD_TO_SD * far, _find_noise(trajectories))
     least = max(LEAST_SHARE_OF_NOISE * float(np.median(sd)), 1e-8)
     unit = np.maximum(np.maximum(centre - floor, sd), least)
     noise = np.maximum(noise, LEAST_SHARE_OF_NOISE * sd)
@@ -179,6 +187,16 @@ def _over_free(statistic: Callable[..., FloatArray], free: FloatArray) -> FloatA
     if not len(free):
         return np.zeros(free.shape[1])
     return statistic(np.where(np.isnan(free).all(0), 0, free), axis=0)
+
+
+def _pair_replicates(interventions: Sequence[Intervention], free: FloatArray) -> FloatArray:
+    """Differences between all rows of one intervention, (pair, gene); NaN where it is held."""
+    pairs = [
+        free[a] - free[b]
+        for (a, one), (b, other) in combinations(enumerate(interventions), 2)
+        if one == other
+    ]
+    return np.stack(pairs) if pairs else np.zeros((0, free.shape[1]))
 
 
 def _find_usual(points: FloatArray, held: NDArray[np.bool_]) -> FloatArray:

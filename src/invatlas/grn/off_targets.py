@@ -5,8 +5,10 @@
 An experiment may shift the activation of a gene that it was not meant for. A shift is allowed
 where the misfit of the solved steady state, and that of the gene's own equation at the measured
 expression of its regulators, are both above the cost: what only lies downstream of an off-target
-fails the second. Shifts are then fitted with all else kept: a mean-shift model of outliers with a
-penalty on their number (She and Owen 2011, J Am Stat Assoc 106:626).
+fails the second. So must be the distance to replicates of the same intervention, where there are
+any: what they share is a fault of the equations, or an edge. Shifts are then fitted with all else
+kept: a mean-shift model of outliers with a penalty on their number (She and Owen 2011, J Am Stat
+Assoc 106:626).
 """
 
 from __future__ import annotations
@@ -25,13 +27,23 @@ COLUMNS = ("experiment", "target", "off_target", "shift", "change", "gain")
 
 
 def misfits(measured: Measured, unknowns: Unknowns, shift: Tensor | float = 0.0) -> Tensor:
-    """How badly each gene of each experiment is told, in nats: the lesser of two misfits."""
+    """How badly each gene of each experiment is told, in nats: the least of all misfits."""
     rest, gates = measured.rest, unknowns.open_gates()
     left, floor = unknowns.strengths(measured), measured.floor
     solved = unknowns.dynamics.solve_rest(left, gates, shift)
     own = floor + left * (unknowns.dynamics.production(rest.y, gates, shift) - floor)
-    both = [(rest.y - told).square() / variance(told, measured) / 2 for told in (solved, own)]
-    return torch.minimum(*both).masked_fill(rest.held, 0)
+    told = torch.stack([solved, own, _median_replicates(measured)])
+    wrong = (rest.y - told).square() / variance(told, measured) / 2
+    return wrong.nan_to_num(torch.inf).amin(0).masked_fill(rest.held, 0)
+
+
+def _median_replicates(measured: Measured) -> Tensor:
+    """Median of all rows of the same intervention, (row, gene); NaN where there is no other."""
+    rest = measured.rest
+    done = torch.cat([rest.left, rest.held], 1)
+    _, place, count = torch.unique(done, dim=0, return_inverse=True, return_counts=True)
+    told = torch.stack([rest.y[place == k].quantile(0.5, dim=0) for k in range(len(count))])
+    return told.masked_fill(count[:, None] == 1, torch.nan)[place]
 
 
 def find_off_targets(
