@@ -29,7 +29,7 @@ ITERATIONS = 12
 STRIDES, STRIDE = 200, 0.2
 PROTEIN_LIFE = 5.0  # half-life of proteins beside that of their transcripts
 SUBSTEPS = 2
-MOST_EXPRESSION = 1e6  # in usual levels; beyond it a solution has run away
+MOST_EXPRESSION = 1e6  # in usual levels, or starts; beyond it a solution has run away
 MOST_SOLVER_STEPS = 10_000  # between two times
 METHODS = ("dopri5", "rk4")
 
@@ -199,10 +199,10 @@ class Dynamics(nn.Module):
             raise SettingsError(f"method is {method!r}; it takes {', '.join(METHODS)}.")
         field = _Field(self, gates, left, shift)
         state = torch.cat([start, start], -1) if self.proteins else start
+        height = float(self.production.level.mean())
         choices: dict[str, object] = {"method": method}
         if method == "dopri5":
             most = {"max_num_steps": MOST_SOLVER_STEPS}
-            height = float(self.production.level.median())
             choices |= {"rtol": 1e-4, "atol": 1e-5 * height, "options": most}
         if adjoint:  # it sees the parameters of a module, and no tensor beside them
             choices["adjoint_params"] = field.learned()
@@ -216,7 +216,7 @@ class Dynamics(nn.Module):
                 "(method='rk4') or a unit of time in which changes are slower may help."
             ) from error
         y = path[..., : start.shape[-1]].movedim(0, 1)
-        if not torch.isfinite(y).all() or (y.abs() > MOST_EXPRESSION * self.production.level).any():
+        if not (y.abs() <= MOST_EXPRESSION * (height + start.abs().max())).all():
             raise TrainingError(
                 "Expression ran away while the dynamics were solved; they are too stiff, or the "
                 f"span from {float(times[0]):g} to {float(times[-1]):g} is too long."
