@@ -214,23 +214,25 @@ def _show_read(experiments: Experiments, adata: AnnData) -> None:
         cells = sum(int(series.cells.sum()) for series in found)
         many = f"{min(points)}" if min(points) == max(points) else f"{min(points)} to {max(points)}"
         of = f", means of {cells:,} rows" if cells > sum(points) else ""
-        say(f"{len(found):,} series of {many} times{of}; {_count_kinds(found)}.")
+        say(f"{len(found):,} series of {many} times{of}{_count_kinds(found)}.")
         if upset := sum(series.perturbed for series in found):
             say(f"In {upset:,} of them unknown genes may be perturbed during the first half.")
     if experiments.steady:
-        say(f"{len(experiments.steady):,} steady states; {_count_kinds(experiments.steady)}.")
+        say(f"{len(experiments.steady):,} steady states{_count_kinds(experiments.steady)}.")
     if not experiments.regulators.all():
-        say(f"{experiments.regulators.sum():,} genes may regulate.")
+        say(f"Genes that may regulate: {experiments.regulators.sum():,}.")
     if experiments.prior is not None:
-        say(f"{(experiments.prior != 0).sum():,} edges are believed beforehand.")
+        say(f"Edges believed beforehand: {(experiments.prior != 0).sum():,}.")
     for warning in experiments.warnings:
         note(warning, "Warning")
 
 
 def _count_kinds(rows: Sequence[SteadyState | Trajectory]) -> str:
-    """How many rows have which intervention, the most frequent first."""
+    """How many rows have which intervention, the most frequent first; nothing if none has."""
     kinds = Counter(row.intervention.kind for row in rows)
-    return ", ".join(
+    if set(kinds) == {"none"}:
+        return ""
+    return "; " + ", ".join(
         f"{n:,} {'without intervention' if kind == 'none' else kind}"
         for kind, n in kinds.most_common()
     )
