@@ -28,6 +28,7 @@ from invatlas.grn.production import Production
 ITERATIONS = 12
 PROTEIN_LIFE = 5.0  # half-life of proteins beside that of their transcripts
 SUBSTEPS = 2
+MOST_STEPS = 1000  # of the adaptive solver between two times; stiff equations need ever more
 MOST_EXPRESSION = 1e6  # in usual levels; beyond it a solution has run away
 
 
@@ -181,7 +182,8 @@ class Dynamics(nn.Module):
         field = _Field(self, gates, left, shift)
         state = torch.cat([start, start], -1) if self.proteins else start
         solver: Callable[..., Tensor] = odeint_adjoint if adjoint else odeint
-        choices = {"rtol": 1e-4, "atol": 1e-5} if method == "dopri5" else {}
+        adaptive = {"rtol": 1e-4, "atol": 1e-5, "options": {"max_num_steps": MOST_STEPS}}
+        choices = adaptive if method == "dopri5" else {}
         try:
             path = solver(field, state, times, method=method, **choices)
         except (AssertionError, RuntimeError) as error:
