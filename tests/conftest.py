@@ -92,23 +92,30 @@ def atlas(frozen_study: AnnData) -> ia.Atlas:
 
 @pytest.fixture(scope="session")
 def frozen_expression() -> AnnData:
-    """A cascade of five genes that no test may change: two series, a wild type, knockouts."""
+    """Five genes in a row that no test may change: two series, a wild type, interventions."""
     rng, n = np.random.default_rng(3), 5
     genes, level = list("ABCDE"), np.array([1.0, 0.8, 0.6, 0.9, 0.7])
     in_time = [level * (1 - np.exp(-t / 2) * factor) for factor in (0.9, 0.3) for t in range(8)]
-    left = np.minimum.accumulate(1 - np.eye(n), axis=1) * level  # what follows a gene falls with it
-    left[2, 0] = 0.2  # the knockout of C moves A, which it was not meant for
-    y = np.vstack([*in_time, level, left]) + 0.01 * rng.normal(size=(16 + 1 + n, n))
+    out = np.minimum.accumulate(1 - np.eye(n), axis=1) * level  # what follows a gene falls with it
+    down = (out + level) / 2
+    out[2, 0] = 0.2  # the knockout of C moves A, which it was not meant for
+    y = np.vstack([*in_time, level, out, down])
+    y = np.maximum(y + 0.01 * rng.normal(size=y.shape), 0)
     obs = pd.DataFrame(
         {
-            "time": [*np.arange(8.0), *np.arange(8.0), *[np.nan] * (1 + n)],
-            "series": [*["one"] * 8, *["two"] * 8, *["rest"] * (1 + n)],
-            "target": [*["none"] * 17, *genes],
-            "experiment": [*["timeseries"] * 16, "wildtype", *["knockout"] * n],
+            "time": [*np.arange(8.0), *np.arange(8.0), *[np.nan] * (1 + 2 * n)],
+            "series": [*["one"] * 8, *["two"] * 8, *["rest"] * (1 + 2 * n)],
+            "target": [*["none"] * 17, *genes, *genes],
+            "experiment": [
+                *["timeseries"] * 16,
+                "wildtype",
+                *["knockout"] * n,
+                *["knockdown"] * n,
+            ],
         },
         index=[f"row_{i}" for i in range(len(y))],
     )
-    return AnnData(np.maximum(y, 0), obs=obs, var=pd.DataFrame(index=genes))
+    return AnnData(y, obs=obs, var=pd.DataFrame(index=genes))
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +127,7 @@ def network(frozen_expression: AnnData) -> ia.grn.Network:
         lineage="series",
         interventions="target",
         experiment="experiment",
-        settings=ia.grn.NetworkSettings(steps=20, members=2, refine_steps=2),
+        settings=ia.grn.NetworkSettings(steps=20, members=2, refine_steps=2, off_target_cost=0.5),
     )
 
 

@@ -18,7 +18,7 @@ FLOORS = (
     ("evaluate",),
     ("report", "files", "interruption", "assignments", "options"),
     ("terminal",),
-    ("questions", "contrasts"),
+    ("questions", "contrasts", "networks"),
     ("cli",),
 )
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}

@@ -11,6 +11,7 @@
     invatlas design          rank the next combinations to measure
     invatlas audit           say what the latents tell of each covariate
     invatlas info            say what an atlas holds
+    invatlas grn             which gene drives which: networks.py
     invatlas simulate        write a study whose truth is known
 
 Exit status: 0 done, 1 a mistake that is explained, 2 a wrong flag, 130 interrupted.
@@ -42,6 +43,7 @@ from invatlas.files import (
     write_text,
 )
 from invatlas.interruption import STATUS, Interruption, interruptible
+from invatlas.networks import app as networks
 from invatlas.options import Folder, GeneColumn, Layer, Overwrite, Seed, Threads, use_threads
 from invatlas.questions import COMMANDS as QUESTIONS
 from invatlas.settings import PRIOR_NAMES, Settings, read_toml
@@ -355,6 +357,7 @@ def info(atlas: Folder) -> None:
 
 for command in CONTRASTS + QUESTIONS:
     app.command()(command)
+app.add_typer(networks, name="grn")
 
 
 @app.command()

@@ -14,6 +14,7 @@ from invatlas.errors import DataError, SettingsError, StorageError
 from invatlas.settings import read_toml
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 
@@ -59,6 +60,16 @@ def read_cells(path: Path) -> AnnData:
             return anndata.read_h5ad(path)
     except Exception as error:  # h5py and anndata raise many kinds for a file that is no h5ad
         raise DataError(f"{path} cannot be read as h5ad: {error}.") from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV file, every value as text."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}.") from error
 
 
 def write_cells(adata: AnnData, path: Path) -> None:

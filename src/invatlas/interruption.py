@@ -1,4 +1,7 @@
-"""Ctrl-C while an atlas is fitted: the first keeps what was learnt, the second quits at once."""
+"""Ctrl-C while an atlas is fitted: the first keeps what was learnt, the second quits at once.
+
+Whatever is fitted, none comes between files and their place.
+"""
 
 from __future__ import annotations
 
@@ -61,5 +64,19 @@ def interruptible(say: Callable[[str], None]) -> Iterator[Interruption]:
         signal.signal(signal.SIGINT, interruption)
     try:
         yield interruption
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def settled() -> Iterator[Callable[[], None]]:
+    """Give a function to call when files are whole: from then on Ctrl-C is not heard."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def settle() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    try:
+        yield settle
     finally:
         signal.signal(signal.SIGINT, before)

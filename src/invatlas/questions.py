@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invatlas.errors import DataError
-from invatlas.files import read_cells, refuse_as_page, refuse_as_table, write_text
+from invatlas.files import read_cells, read_table, refuse_as_page, refuse_as_table, write_text
 from invatlas.options import Cells, Folder, GeneColumn, Layer, Output, Overwrite, Report, Seed
 from invatlas.terminal import explained, noted, say
 
@@ -197,7 +196,7 @@ def design(
         _refuse(overwrite, report, output)
         found = plan(
             load(atlas),
-            _read_table(candidates) if candidates else None,
+            read_table(candidates) if candidates else None,
             budget=budget,
             cells=cells,
             reference=read_cells(reference) if reference else None,
@@ -227,15 +226,6 @@ def _refuse(overwrite: bool, report: Path | None, *places: Path | None) -> None:
     refuse_as_page(report, overwrite)
     for place in filter(None, places):
         refuse_as_table(place, overwrite)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        return pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}.") from error
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

@@ -70,6 +70,14 @@ def show_rows(rows: Iterable[tuple[str, str]]) -> None:
     Console(highlight=False).print(table)
 
 
+def show_table(rows: pd.DataFrame) -> None:
+    """Show rows under the names of their columns, on the output stream."""
+    table = Table(*map(escape, rows.columns), box=None, padding=(0, 2, 0, 0))
+    for row in rows.itertuples(index=False):
+        table.add_row(*(f"{v:.2f}" if isinstance(v, float) else escape(str(v)) for v in row))
+    Console(highlight=False).print(table)
+
+
 def show_confounding(findings: Sequence[Finding], verdicts: Mapping[str, str]) -> None:
     """Show what of a design cannot be told; nothing where there is nothing to say."""
     if not findings:

@@ -77,13 +77,13 @@ def check_same(back: ia.grn.Network, network: ia.grn.Network) -> None:
 def test_a_saved_network_predicts_the_same_bit_for_bit(
     network: ia.grn.Network, saved: Path
 ) -> None:
-    assert len(network.off_targets) and len(network.strengths) == 5, "or the test tells nothing"
+    assert len(network.off_targets) and len(network.strengths) == 10, "or the test tells nothing"
     check_same(ia.grn.load(saved), network)
 
 
-@pytest.mark.parametrize("production", ["network", "additive", "multiplicative"])
+@pytest.mark.parametrize("production", [None, "network", "additive", "multiplicative"])
 def test_every_kind_of_network_comes_back(
-    frozen_expression: AnnData, tmp_path: Path, production: str
+    frozen_expression: AnnData, tmp_path: Path, production: str | None
 ) -> None:
     timed = frozen_expression[:16].copy()
     timed.var_names = ["NA", 'B "β",\n', "C\r,é", "nan", "1"]
@@ -92,7 +92,7 @@ def test_every_kind_of_network_comes_back(
     cells = AnnData(np.repeat(timed.X, 4, axis=0), obs=obs, var=timed.var)
     cells.X = cells.X + 0.01 * np.random.default_rng(0).normal(size=cells.shape)
     settings = ia.grn.NetworkSettings(
-        production=production, steps=2, members=1, refine_steps=0, proteins=production != "additive"
+        production=production, steps=2, members=2, refine_steps=0, proteins=production != "additive"
     )
     made = ia.grn.fit(
         cells, time="time", lineage="series", regulators=["NA", "nan"], settings=settings
@@ -103,7 +103,7 @@ def test_every_kind_of_network_comes_back(
 
 
 def test_odd_names_of_genes_and_rows_survive(frozen_expression: AnnData, tmp_path: Path) -> None:
-    rest = frozen_expression[16:].copy()
+    rest = frozen_expression[16:22].copy()
     names = ["N A", 'B "β",\n,', "C\r,é", "007", "1"]
     rest.obs["target"] = ["none", *names]
     rest.var_names, rest.obs_names = names, ["0", "007", "NA", "null", 'a"b', "1e5"]
@@ -149,7 +149,7 @@ def test_a_flipped_bit_is_refused(folder: Path) -> None:
 
 
 def drop(tensors: dict[str, torch.Tensor]) -> None:
-    tensors.pop("gates")
+    tensors.pop("1.gates")
 
 
 def add(tensors: dict[str, torch.Tensor]) -> None:
@@ -157,7 +157,7 @@ def add(tensors: dict[str, torch.Tensor]) -> None:
 
 
 def reshape(tensors: dict[str, torch.Tensor]) -> None:
-    tensors["gates"] = tensors["gates"].reshape(5, 2, 5).contiguous()
+    tensors["1.gates"] = tensors["1.gates"].reshape(25)
 
 
 def retype(tensors: dict[str, torch.Tensor]) -> None:
@@ -165,19 +165,19 @@ def retype(tensors: dict[str, torch.Tensor]) -> None:
 
 
 def spoil(tensors: dict[str, torch.Tensor]) -> None:
-    tensors["dynamics.production.weight"][0, 0, 1] = float("nan")
+    tensors["0.production.weight"][0, 1] = float("nan")
 
 
 def open_wide(tensors: dict[str, torch.Tensor]) -> None:
-    tensors["gates"][1, 0, 1] = 1.5
+    tensors["1.gates"][0, 1] = 1.5
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop, "tensor 'gates' is odd"),
+        (drop, "tensor '1.gates' is odd"),
         (add, "tensor 'extra' is odd"),
-        (reshape, "tensor 'gates' is"),
+        (reshape, "tensor '1.gates' is"),
         (retype, "tensor 'starts' is"),
         (spoil, "not finite"),
         (open_wide, "impossible values"),
@@ -205,23 +205,32 @@ def test_numbers_that_do_not_fit_the_card_are_refused(
 PLACES = [
     ("settings",),
     ("settings", "steps"),
-    ("production",),
-    ("proteins",),
     ("members",),
+    ("members", 0),
+    ("members", 0, "production"),
+    ("members", 0, "proteins"),
     ("lineages",),
     ("times",),
-    ("rows",),
-    ("rows", "history"),
+    ("tables",),
+    ("tables", "history"),
+    ("tables", "history", "rows"),
+    ("tables", "history", "columns"),
+    ("tables", "history", "columns", "loss"),
     ("regulators",),
     ("genes",),
 ]
 JUNK: list[object] = [None, "x", [], {}, -1, 10**30, 1e400, ["a", "a"], {"a": 1}]
-HARMLESS = {"settings": [{}], "steps": [10**30], "lineages": ["x", {"a": 1}]}  # one name each
+HARMLESS = {
+    "settings": [{}],
+    "steps": [10**30],
+    "loss": [None],
+    "lineages": ["x", {"a": 1}],
+}  # one name each
 
 
-@pytest.mark.parametrize("place", PLACES, ids=".".join)
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: ".".join(map(str, place)))
 def test_a_card_with_junk_in_any_place_is_refused_or_harmless(
-    folder: Path, place: tuple[str, ...]
+    folder: Path, place: tuple[Any, ...]
 ) -> None:
     whole = (folder / "network.json").read_text()
     loaded = []
@@ -256,7 +265,8 @@ def test_a_newer_format_is_refused_by_number(folder: Path) -> None:
 
 
 def test_sizes_are_checked_before_anything_is_allocated(folder: Path) -> None:
-    edit_card(folder, lambda card: card.update(members=10**9, production="network"))
+    genes = [str(i) for i in range(10**5)]  # 40 GB a matrix
+    edit_card(folder, lambda card: card.update(genes=genes, regulators=genes))
     with pytest.raises(StorageError, match=r"network\.safetensors"):
         ia.grn.load(folder)
 
@@ -290,8 +300,6 @@ def test_what_is_no_network_is_refused(
     for refused in (ia.grn.load, lambda place: ia.grn.save(network, place)):
         with pytest.raises(StorageError, match="file is a file; a network is"):
             refused(tmp_path / "file")
-    with pytest.raises(StorageError, match="holds no atlas"):
-        ia.load(folder)
     (folder / "thesis.docx").write_text("years of work")
     before = contents(tmp_path)
     with pytest.raises(StorageError, match=r"thesis\.docx.*no part of a network"):

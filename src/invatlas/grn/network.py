@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invatlas.errors import TrainingError
+from invatlas.grn.baselines import lasso
 from invatlas.grn.dynamics import Dynamics
+from invatlas.grn.evidence import total_effects
 from invatlas.grn.experiments import Experiments, read_experiments
 from invatlas.grn.measured import Measured, measure
 from invatlas.grn.objective import Unknowns, choose_refinement, fit_member
@@ -23,6 +25,7 @@ from invatlas.grn.readout import Edges, read_edges, tabulate_edges
 from invatlas.grn.settings import NetworkSettings
 
 FloatArray = NDArray[np.float64]
+LINEAR_SHARE = 0.6
 EVERY = 10  # steps between two rows of the history
 
 
@@ -210,6 +213,9 @@ def _assemble(
         if not all(torch.isfinite(p).all() for p in unknowns.parameters()):
             raise TrainingError("A weight of the network is no finite number after the fit.")
     genes, s = experiments.genes, measured.series
+    z, share = total_effects(measured), 1.0
+    if z is None:
+        z, share = torch.as_tensor(lasso(experiments), dtype=torch.float32), LINEAR_SHARE
     starts = [
         s.y[s.lineage == k, 0].mean(0) if (s.lineage == k).any() else measured.centre
         for k in range(len(measured.lineages))
@@ -220,7 +226,7 @@ def _assemble(
         genes,
         experiments.regulators,
         tuple(Member(u.dynamics, u.open_gates().detach()) for u in members),
-        read_edges(measured, allowed, members),
+        read_edges(measured, allowed, members, z, share),
         measured.lineages,
         torch.stack(starts).double().numpy(),
         measured.centre.double().numpy(),

@@ -41,6 +41,7 @@ STRENGTH_SD, SIZE_SD, LINEAGE_SD, UPSET_COST = 0.15, 0.5, 0.5, 2.0
 SERIES_BESIDE_INTERVENTIONS = 0.2
 MOST_REFINED, REFINE_STEPS = 64, 150
 MOST_GENES_OF_NETWORKS = 40
+ROWS_OF_A_SERIES = 4  # as which it counts in a minibatch
 
 Report = Callable[[int, float], None]
 
@@ -56,12 +57,16 @@ class Unknowns(nn.Module):
         Which edges may be, bool (regulator, target).
     settings
         Of the fit.
+    member
+        Number of the member.
     """
 
-    def __init__(self, measured: Measured, allowed: Tensor, settings: NetworkSettings) -> None:
+    def __init__(
+        self, measured: Measured, allowed: Tensor, settings: NetworkSettings, member: int = 0
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(settings.seed)
-        family = FAMILIES[settings.production or choose_production(measured)]
+        family = FAMILIES[settings.production or choose_production(measured, member)]
         production = family(measured.centre, measured.unit, measured.floor, generator)
         timed = len(measured.series.y) > 0
         proteins = timed if settings.proteins is None else settings.proteins
@@ -161,7 +166,7 @@ class Objective:
     def score_series(self, gates: Tensor) -> Tensor:
         """Misfit of series one step ahead."""
         s = self.measured.series
-        rows, scale = self._pick(len(s.y))
+        rows, scale = self._pick(len(s.y), ROWS_OF_A_SERIES)
         if not len(rows):
             return torch.zeros(())
         shift = self._shift(rows)
@@ -175,7 +180,7 @@ class Objective:
     def score_paths(self, gates: Tensor) -> Tensor:
         """Misfit of series solved from their first time."""
         s = self.measured.series
-        rows, scale = self._pick(len(s.y))
+        rows, scale = self._pick(len(s.y), ROWS_OF_A_SERIES)
         lineage = self.unknowns.dynamics.lineage_offset[s.lineage[rows]]
         y = self.unknowns.dynamics.run(s.y[rows, 0], s.times[rows], gates, s.left[rows, 0], lineage)
         return scale * misfit(s.y[rows, 1:], y[:, 1:], self.measured, self._counts(rows))
@@ -197,11 +202,12 @@ class Objective:
         known = self.measured.series.known[rows, 1:]
         return (known * self.weights.series[rows, None]).unsqueeze(-1)
 
-    def _pick(self, n: int) -> tuple[Tensor, float]:
-        """Places of a minibatch, and how many times it stands for itself."""
-        if n <= self.size:
+    def _pick(self, n: int, each: int = 1) -> tuple[Tensor, float]:
+        """Places of a minibatch, each of so many rows, and how often it stands for itself."""
+        size = max(1, self.size // each)
+        if n <= size:
             return torch.arange(n), 1.0
-        return torch.randperm(n, generator=self.generator)[: self.size], n / self.size
+        return torch.randperm(n, generator=self.generator)[:size], n / size
 
 
 def misfit(y: Tensor, told: Tensor, measured: Measured, counts: Tensor) -> Tensor:
@@ -245,7 +251,7 @@ def fit_member(
     TrainingError
         If the loss is no finite number.
     """
-    unknowns = Unknowns(measured, allowed, settings)
+    unknowns = Unknowns(measured, allowed, settings, member)
     preference = prefer(total_effects(measured), prior, len(measured.centre))
     objective = Objective(
         measured,
@@ -274,10 +280,10 @@ def fit_member(
     return unknowns
 
 
-def choose_production(measured: Measured) -> str:
-    """Small networks for a few genes in time; where interventions tell, sums are enough."""
-    small = len(measured.centre) <= MOST_GENES_OF_NETWORKS and not len(measured.rest.y)
-    return "network" if small else "sigmoid"
+def choose_production(measured: Measured, member: int) -> str:
+    """Family of a member: sums and small networks by turns for a few genes in time, else sums."""
+    few = len(measured.centre) <= MOST_GENES_OF_NETWORKS and not len(measured.rest.y)
+    return "network" if few and member % 2 else "sigmoid"
 
 
 def choose_refinement(measured: Measured, settings: NetworkSettings, member: int) -> int:

@@ -1,49 +1,33 @@
 """Interventions that moved more than their target.
 
-    gain_re = (y_re - y*_re)^2 / 2v - cost       of freeing gene e in experiment r, in nats
+Several experiments on one gene i (guides, doses) tell an edge from an off-target. Let Delta_re be
+the change of gene e in experiment r of i, and dose_r the share of production taken away.
 
-An experiment may shift the activation of a gene that it was not meant for. A shift is allowed
-where the misfit of the solved steady state, and that of the gene's own equation at the measured
-expression of its regulators, are both above the cost: what only lies downstream of an off-target
-fails the second. So must be the distance to replicates of the same intervention, where there are
-any: what they share is a fault of the equations, or an edge. Shifts are then fitted with all else
-kept: a mean-shift model of outliers with a penalty on their number (She and Owen 2011, J Am Stat
-Assoc 106:626).
+    edge        Delta_re = b_e dose_r in every experiment of i
+    off-target  Delta_re free in one experiment, 0 in the others
+    gain_re     = (misfit of the edge - misfit of the off-target) / 2v    both have one parameter
+
+A gene that only lies downstream of an off-target gains as well. So the gene's own equation, told
+the measured expression of its regulators and with the gate of i shut, must fail by as much:
+
+    own_re      = (y_re - f_e(y_r without i))^2 / 2v
+
+Both must be above the cost. This is a mean-shift model of outliers with a penalty on their number
+(She and Owen 2011, J Am Stat Assoc 106:626). An edge so steep that a smaller dose does nothing
+looks the same; more doses or guides are what would tell. A gene with one experiment tells nothing.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from invatlas.grn.measured import Measured
-from invatlas.grn.objective import Unknowns, descend, variance
+from invatlas.grn.objective import Unknowns, variance
 from invatlas.grn.settings import NetworkSettings
 
-STEPS, RATE = 150, 0.1
-COLUMNS = ("experiment", "target", "off_target", "shift", "change", "gain")
-
-
-def misfits(measured: Measured, unknowns: Unknowns, shift: Tensor | float = 0.0) -> Tensor:
-    """How badly each gene of each experiment is told, in nats: the least of all misfits."""
-    rest, gates = measured.rest, unknowns.open_gates()
-    left, floor = unknowns.strengths(measured), measured.floor
-    solved = unknowns.dynamics.solve_rest(left, gates, shift)
-    own = floor + left * (unknowns.dynamics.production(rest.y, gates, shift) - floor)
-    told = torch.stack([solved, own, _median_replicates(measured)])
-    wrong = (rest.y - told).square() / variance(told, measured) / 2
-    return wrong.nan_to_num(torch.inf).amin(0).masked_fill(rest.held, 0)
-
-
-def _median_replicates(measured: Measured) -> Tensor:
-    """Median of all rows of the same intervention, (row, gene); NaN where there is no other."""
-    rest = measured.rest
-    done = torch.cat([rest.left, rest.held], 1)
-    _, place, count = torch.unique(done, dim=0, return_inverse=True, return_counts=True)
-    told = torch.stack([rest.y[place == k].quantile(0.5, dim=0) for k in range(len(count))])
-    return told.masked_fill(count[:, None] == 1, torch.nan)[place]
+COLUMNS = ("experiment", "target", "off_target", "change", "gain")
 
 
 def find_off_targets(
@@ -55,46 +39,51 @@ def find_off_targets(
     -------
     DataFrame
         One row each, the surest first: ``experiment`` (name of the row), ``target`` (intended),
-        ``off_target``, ``shift`` (of the activation), ``change`` (measured less what is expected
-        without it, in units of expression), ``gain`` (nats above the cost).
+        ``off_target``, ``change`` (measured less the usual level, in units of expression),
+        ``gain`` (nats, the lesser of the two).
     """
-    if not len(measured.rest.y) or not settings.off_targets:
-        return pd.DataFrame(columns=list(COLUMNS))
-    with torch.no_grad():
-        before = misfits(measured, unknowns)
-        expected = unknowns.dynamics.solve_rest(unknowns.strengths(measured), unknowns.open_gates())
-    rows, places = torch.nonzero(before > settings.off_target_cost, as_tuple=True)
-    if not len(rows):
-        return pd.DataFrame(columns=list(COLUMNS))
-    shifts = torch.zeros(len(rows), requires_grad=True)
-
-    def spread() -> Tensor:
-        return torch.zeros_like(measured.rest.y).index_put((rows, places), shifts)
-
-    def loss(step: int) -> Tensor:
-        left, gates = unknowns.strengths(measured).detach(), unknowns.open_gates().detach()
-        told = unknowns.dynamics.solve_rest(left, gates, spread())
-        wrong = (measured.rest.y - told).square() / variance(told.detach(), measured) / 2
-        return wrong.masked_fill(measured.rest.held, 0).sum() + shifts.square().sum() / 8
-
-    descend(loss, [{"params": [shifts], "lr": RATE}], STEPS, lambda step, value: None)
-    with torch.no_grad():
-        after = misfits(measured, unknowns, spread())[rows, places]
-    gain = (before[rows, places] - after - settings.off_target_cost).numpy()
-    change = (measured.rest.y - expected)[rows, places].numpy()
-    held = measured.rest.held.numpy()
-    table = pd.DataFrame(
-        {
-            "experiment": [measured.rest.names[row] for row in rows],
-            "target": ["+".join(genes[np.flatnonzero(held[row])]) for row in rows],
-            "off_target": genes[places.numpy()],
-            "shift": shifts.detach().numpy(),
-            "change": change,
-            "gain": gain,
-        }
-    )
-    table = table[table["gain"] > 0].sort_values("gain", ascending=False, kind="stable")
+    found: list[dict[str, object]] = []
+    held = measured.rest.held
+    single = held.sum(1) == 1
+    for source in torch.nonzero(held[single].any(0))[:, 0].tolist() * settings.off_targets:
+        rows = torch.nonzero(single & held[:, source])[:, 0]
+        if len(rows) < 2:
+            continue
+        gain = torch.minimum(
+            compare_causes(measured, rows, source), doubt_equation(measured, unknowns, rows, source)
+        )
+        gain[:, source] = 0
+        for k, gene in torch.nonzero(gain > settings.off_target_cost).tolist():
+            row = int(rows[k])
+            change = measured.rest.y[row, gene] - measured.centre[gene]
+            values = (measured.rest.names[row], genes[source], genes[gene])
+            found.append(
+                dict(zip(COLUMNS, (*values, float(change), float(gain[k, gene])), strict=True))
+            )
+    table = pd.DataFrame(found, columns=list(COLUMNS))
+    table = table.sort_values("gain", ascending=False, kind="stable")
     return table.reset_index(drop=True)
+
+
+def compare_causes(measured: Measured, rows: Tensor, source: int) -> Tensor:
+    """Nats by which an off-target of one experiment tells more than an edge, (row, gene)."""
+    y = measured.rest.y[rows]
+    square = (y - measured.centre).square()
+    dose = 1 - measured.rest.left[rows, source, None]
+    slope = (dose * (y - measured.centre)).sum(0) / dose.square().sum().clamp_min(1e-8)
+    edge = (y - measured.centre - dose * slope).square().sum(0)
+    free = square.sum(0) - square
+    return (edge - free) / 2 / variance(measured.centre, measured)
+
+
+def doubt_equation(measured: Measured, unknowns: Unknowns, rows: Tensor, source: int) -> Tensor:
+    """Misfit of each gene's own equation without a regulator, in nats, (row, gene)."""
+    gates = unknowns.open_gates().detach().clone()
+    gates[source] = 0
+    with torch.no_grad():
+        told: Tensor = unknowns.dynamics.production(measured.rest.y[rows], gates)
+        wrong: Tensor = (measured.rest.y[rows] - told).square() / variance(told, measured) / 2
+    return wrong
 
 
 def tabulate_strengths(measured: Measured, unknowns: Unknowns, genes: pd.Index) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from invatlas.grn.network import Member, Network
 FloatArray = NDArray[np.float64]
 
 POINTS = 41
+METHODS = ("dopri5", "rk4")
 MOST_LEFT = 100.0
 
 
@@ -71,13 +72,15 @@ def intervene(
     GeneError
         If a gene is none of the network's.
     SettingsError
-        If the kind, the share or the times cannot be used.
+        If the kind, the share, the times or the method cannot be used.
     CovariateError
         If there is no such lineage.
     TrainingError
         If the solver fails.
     """
     share = _choose_share(kind, left)
+    if method not in METHODS:
+        raise SettingsError(f"method is {method!r}; it takes {' or '.join(METHODS)}.")
     places = find_places(network, [genes] if isinstance(genes, str) else list(genes))
     row = find_lineage(network, lineage)
     at = _choose_times(network, times)

@@ -19,7 +19,8 @@ class NetworkSettings:
     production
         How regulators make a gene's production: ``sigmoid``, ``additive``, ``multiplicative``
         or ``network``; the equations stand in :mod:`invatlas.grn.production`. None decides:
-        ``network`` for at most 40 genes nobody intervened on, else ``sigmoid``.
+        ``sigmoid`` and ``network`` by turns for at most 40 genes nobody intervened on, else
+        ``sigmoid``.
     proteins
         Whether a gene acts through a protein that follows its expression with a delay. None
         decides: where there are series in time.
@@ -39,14 +40,13 @@ class NetworkSettings:
         How much series count beside interventions. None decides: 0.2 beside them, where noise in
         the regulators weighs, else 1.
     off_targets
-        Whether experiments may move genes other than their target, by sparse shifts that are
-        named.
+        Whether to look for genes that experiments moved beside their target.
     off_target_cost
-        What such a shift must raise the log likelihood, in nats.
+        What an off-target must gain over an edge to be named, in nats.
     learning_rate
         Of Adam.
     minibatch_size
-        Most series, and most rows at rest, in one step.
+        Most rows at rest in one step; a series counts as four.
     seed
         Of every random choice.
     """
@@ -60,7 +60,7 @@ class NetworkSettings:
     evidence: float = 10.0
     series_weight: float | None = None
     off_targets: bool = True
-    off_target_cost: float = 25.0
+    off_target_cost: float = 6.0
     learning_rate: float = 0.02
     minibatch_size: int = 256
     seed: int = 0

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +44,11 @@ from invatlas.grn.readout import Edges
 from invatlas.grn.settings import NetworkSettings
 
 NUMBERS, CARD, EDGES = "network.safetensors", "network.json", "edges.csv"
-TABLES: dict[str, dict[str, str]] = {
-    "history": {"member": "int64", "step": "int64", "loss": "float64"},
-    "strengths": {"experiment": "str", "target": "str", "nominal": "float32", "left": "float32"},
-    "off_targets": {
-        "experiment": "str",
-        "target": "str",
-        "off_target": "str",
-        "shift": "float32",
-        "change": "float32",
-        "gain": "float32",
-    },
-}
+TABLES = ("history", "strengths", "off_targets")
+EDGE_ARRAYS = tuple(field.name for field in fields(Edges))
 NETWORK = Kind(
     "a network", CARD, 1, frozenset({NUMBERS, CARD, EDGES, *(f"{name}.csv" for name in TABLES)})
 )
-SHARES = ("gates", "edges.probability", "edges.stability")
 
 
 def save(network: Network, path: str | Path, *, overwrite: bool = False) -> None:
@@ -93,20 +82,17 @@ def save(network: Network, path: str | Path, *, overwrite: bool = False) -> None
 def write_network(network: Network, folder: Path) -> None:
     """Write the files of a network into a folder that exists."""
     save_file(_gather(network), folder / NUMBERS)
-    dynamics = network.members[0].dynamics
     card = {
         "format": NETWORK.format,
         "format_version": NETWORK.version,
         "network_sha256": digest_file(folder / NUMBERS),
         "settings": asdict(network.settings),
-        "production": next(k for k, v in FAMILIES.items() if type(dynamics.production) is v),
-        "proteins": dynamics.proteins,
-        "members": len(network.members),
+        "members": [_describe_member(member) for member in network.members],
         "lineages": list(network.lineages),
         "times": list(network.times),
         "scale": network.scale,
         "warnings": list(network.warnings),
-        "rows": {name: len(getattr(network, name)) for name in TABLES},
+        "tables": {name: _describe_table(getattr(network, name)) for name in TABLES},
         "versions": package_versions(),
         "regulators": list(network.genes[network.regulators]),
         "genes": list(network.genes),
@@ -135,7 +121,9 @@ def load(path: str | Path) -> Network:
         first, last = map(float, card["times"])
         warnings = tuple(map(str, card["warnings"]))
         scale = str(card["scale"])
-        rows = {name: int(card["rows"][name]) for name in TABLES}
+        tables = {
+            name: _read_table(folder / f"{name}.csv", card["tables"][name]) for name in TABLES
+        }
         if len(genes) < 2 or genes.has_duplicates:
             raise ValueError("genes are too few, or one is there twice")
         if not regulators.any() or regulators.sum() != len(card["regulators"]):
@@ -144,15 +132,17 @@ def load(path: str | Path) -> Network:
             raise ValueError("there is no lineage, or one is there twice")
         if not (math.isfinite(first) and math.isfinite(last) and first < last):
             raise ValueError("the times do not rise")
-        promised = _promise(card, len(genes), len(lineages))
+        members = [_lay_out(told, len(genes), len(lineages)) for told in card["members"]]
+        if not members:
+            raise ValueError("there is no member")
+        promised = _promise(members, len(genes), len(lineages))
     tensors = read_tensors(folder / NUMBERS, promised, card.get("network_sha256"), NETWORK)
     _check_values(tensors, folder / NUMBERS)
-    tables = {name: _read_table(folder / f"{name}.csv", TABLES[name], rows[name]) for name in rows}
     return Network(
         genes,
         regulators,
-        tuple(_restore_member(card, tensors, k) for k in range(len(tensors["gates"]))),
-        Edges(*(tensors[f"edges.{name}"].numpy() for name in Edges.__dataclass_fields__)),
+        tuple(_restore_member(dynamics, tensors, k) for k, dynamics in enumerate(members)),
+        Edges(*(tensors[name].numpy() for name in EDGE_ARRAYS)),
         lineages,
         tensors["starts"].numpy(),
         tensors["usual"].numpy(),
@@ -167,58 +157,75 @@ def load(path: str | Path) -> Network:
 
 
 def _gather(network: Network) -> dict[str, Tensor]:
-    """All numbers of a network by name; those of members stacked, (member, ...)."""
-    states = [member.dynamics.state_dict() for member in network.members]
-    gathered = {f"dynamics.{name}": torch.stack([s[name] for s in states]) for name in states[0]}
-    gathered["gates"] = torch.stack([member.gates for member in network.members])
-    arrays = {f"edges.{name}": array for name, array in vars(network.edges).items()}
-    arrays |= {"starts": network.starts, "usual": network.usual}
+    """All numbers of a network by name."""
+    gathered: dict[str, Tensor] = {}
+    for k, member in enumerate(network.members):
+        state = {"gates": member.gates, **member.dynamics.state_dict()}
+        gathered |= {
+            f"{k}.{name}": tensor.clone() for name, tensor in state.items()
+        }  # scales are shared
+    arrays = {**vars(network.edges), "starts": network.starts, "usual": network.usual}
     return gathered | {name: torch.tensor(array) for name, array in arrays.items()}
 
 
-def _promise(card: Mapping[str, Any], n: int, lineages: int) -> dict[str, Tensor]:
+def _promise(members: Sequence[Dynamics], n: int, lineages: int) -> dict[str, Tensor]:
     """Shapes and types of :func:`_gather`, without a value."""
-    members = int(card["members"])
-    if members < 1:
-        raise ValueError("there is no member")
+    promised: dict[str, Tensor] = {}
     with torch.device("meta"):
-        state = _lay_out(card, n, lineages).state_dict()
-        promised = {f"dynamics.{k}": torch.empty(members, *v.shape) for k, v in state.items()}
-        promised["gates"] = torch.empty(members, n, n)
-        promised |= {f"edges.{name}": torch.empty(n, n) for name in Edges.__dataclass_fields__}
+        for k, dynamics in enumerate(members):
+            state = {"gates": torch.empty(n, n), **dynamics.state_dict()}
+            promised |= {f"{k}.{name}": tensor for name, tensor in state.items()}
+        promised |= {name: torch.empty(n, n) for name in EDGE_ARRAYS}
         promised["starts"] = torch.empty(lineages, n, dtype=torch.float64)
         promised["usual"] = torch.empty(n, dtype=torch.float64)
     return promised
 
 
-def _lay_out(card: Mapping[str, Any], n: int, lineages: int) -> Dynamics:
-    """Dynamics without a value, on the meta device."""
-    if not isinstance(card["proteins"], bool):
+def _describe_member(member: Member) -> dict[str, object]:
+    family = type(member.dynamics.production)
+    name = next(name for name, known in FAMILIES.items() if known is family)
+    return {"production": name, "proteins": member.dynamics.proteins}
+
+
+def _lay_out(told: Mapping[str, Any], n: int, lineages: int) -> Dynamics:
+    """Dynamics of a member as the card tells them, without a value."""
+    if not isinstance(told["proteins"], bool):
         raise TypeError("proteins are neither there nor absent")
     with torch.device("meta"):
         empty = torch.empty(n)
-        production = FAMILIES[card["production"]](empty, empty, empty, torch.Generator())
-        return Dynamics(production, lineages, 1.0, card["proteins"]).requires_grad_(False)
+        production = FAMILIES[told["production"]](empty, empty, empty, torch.Generator())
+        return Dynamics(production, lineages, 1.0, told["proteins"]).requires_grad_(False)
 
 
-def _restore_member(card: Mapping[str, Any], tensors: Mapping[str, Tensor], k: int) -> Member:
-    dynamics = _lay_out(card, len(tensors["usual"]), len(tensors["starts"]))
-    state = {name: tensors[f"dynamics.{name}"][k].clone() for name in dynamics.state_dict()}
+def _restore_member(dynamics: Dynamics, tensors: Mapping[str, Tensor], k: int) -> Member:
+    state = {name: tensors[f"{k}.{name}"] for name in dynamics.state_dict()}
     dynamics.load_state_dict(state, assign=True)
-    return Member(dynamics, tensors["gates"][k].clone())
+    return Member(dynamics, tensors[f"{k}.gates"])
 
 
 def _check_values(tensors: Mapping[str, Tensor], file: Path) -> None:
     check_finite(tensors, file)
-    shares = all(((tensors[name] >= 0) & (tensors[name] <= 1)).all() for name in SHARES)
-    if not (shares and (tensors["dynamics.production.unit"] > 0).all()):
-        raise StorageError(f"{file} is damaged: it holds impossible values.")
+    for name, tensor in tensors.items():
+        share = name.endswith(("gates", "probability", "stability"))
+        high = 1.0 if share else math.inf
+        low = 0.0 if share else 1e-30 if name.endswith("production.unit") else -math.inf
+        if not ((tensor >= low) & (tensor <= high)).all():
+            raise StorageError(f"{file} is damaged: tensor {name!r} holds impossible values.")
 
 
-def _read_table(file: Path, columns: Mapping[str, str], rows: int) -> pd.DataFrame:
+def _describe_table(table: pd.DataFrame) -> dict[str, object]:
+    """Number of rows, and the type of each column."""
+    numbers = set(table.select_dtypes("number"))
+    kinds = {name: str(table[name].dtype) if name in numbers else "str" for name in table}
+    return {"rows": len(table), "columns": kinds}
+
+
+def _read_table(file: Path, told: Mapping[str, Any]) -> pd.DataFrame:
+    """Read a table as the card tells it."""
+    columns, rows = dict(told["columns"]), int(told["rows"])
     try:  # a gene may be called NA
         table = pd.read_csv(
-            file, dtype=dict(columns), keep_default_na=False, float_precision="round_trip"
+            file, dtype=columns, keep_default_na=False, float_precision="round_trip"
         )
     except FileNotFoundError:
         raise StorageError(
