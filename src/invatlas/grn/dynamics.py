@@ -22,14 +22,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from invatlas.errors import TrainingError
+from invatlas.errors import SettingsError, TrainingError
 from invatlas.grn.production import Production
 
 ITERATIONS = 12
+STRIDES, STRIDE = 200, 0.2
 PROTEIN_LIFE = 5.0  # half-life of proteins beside that of their transcripts
 SUBSTEPS = 2
-MOST_STEPS = 1000  # of the adaptive solver between two times; stiff equations need ever more
-MOST_EXPRESSION = 1e6  # in usual levels; beyond it a solution has run away
+MOST_EXPRESSION = 1e6  # in usual levels, or starts; beyond it a solution has run away
+MOST_SOLVER_STEPS = 1000  # between two times; stiff equations need ever more
+METHODS = ("dopri5", "rk4")
 
 
 class Dynamics(nn.Module):
@@ -71,8 +73,12 @@ class Dynamics(nn.Module):
         gates: Tensor,
         shift: Tensor | float = 0.0,
         iterations: int = ITERATIONS,
+        stride: float = 1.0,
     ) -> Float[Tensor, "row gene"]:
         """Steady states by iterating y = o + m (f(y) - o), from the usual levels.
+
+        Whole strides arrive soonest where regulation goes down a cascade; a strong feedback that
+        is at rest in time may throw them to and fro for ever: :meth:`settle`.
 
         Parameters
         ----------
@@ -82,12 +88,20 @@ class Dynamics(nn.Module):
             Of edges, and of activations.
         iterations
             How many.
+        stride
+            Share of the way that each of them goes.
         """
         floor = self.production.floor
         y = self.production.centre.expand(left.shape)
         for _ in range(iterations):
-            y = floor + left * (self.production(y, gates, shift) - floor)
+            y = y.lerp(floor + left * (self.production(y, gates, shift) - floor), stride)
         return y
+
+    def settle(
+        self, left: Float[Tensor, "row gene"], gates: Tensor, shift: Tensor | float = 0.0
+    ) -> Float[Tensor, "row gene"]:
+        """Steady states by short strides, which come to rest wherever strong feedback does."""
+        return self.solve_rest(left, gates, shift, STRIDES, STRIDE)
 
     def follow_proteins(
         self, y: Float[Tensor, "series time gene"], times: Float[Tensor, "series time"]
@@ -168,24 +182,33 @@ class Dynamics(nn.Module):
         gates, left, shift
             Of edges; of interventions; of activations.
         method
-            ``dopri5`` (adaptive) or ``rk4`` (fixed steps), or any other of torchdiffeq.
+            ``dopri5`` (adaptive) or ``rk4`` (a step between two times).
         adjoint
             Whether gradients come from the adjoint equation: memory does not grow with the span.
 
         Raises
         ------
+        SettingsError
+            If the method is no such one.
         TrainingError
             If the solver fails, or expression runs away.
         """
         from torchdiffeq import odeint, odeint_adjoint
 
+        if method not in METHODS:
+            raise SettingsError(f"method is {method!r}; it takes {', '.join(METHODS)}.")
         field = _Field(self, gates, left, shift)
         state = torch.cat([start, start], -1) if self.proteins else start
+        height = float(self.production.level.mean())
+        choices: dict[str, object] = {"method": method}
+        if method == "dopri5":
+            most = {"max_num_steps": MOST_SOLVER_STEPS}
+            choices |= {"rtol": 1e-4, "atol": 1e-5 * height, "options": most}
+        if adjoint:  # it sees the parameters of a module, and no tensor beside them
+            choices["adjoint_params"] = field.learned()
         solver: Callable[..., Tensor] = odeint_adjoint if adjoint else odeint
-        adaptive = {"rtol": 1e-4, "atol": 1e-5, "options": {"max_num_steps": MOST_STEPS}}
-        choices = adaptive if method == "dopri5" else {}
         try:
-            path = solver(field, state, times, method=method, **choices)
+            path = solver(field, state, times, **choices)
         except (AssertionError, RuntimeError) as error:
             raise TrainingError(
                 f"The solver {method} gave up between times {float(times[0]):g} and "
@@ -193,7 +216,7 @@ class Dynamics(nn.Module):
                 "(method='rk4') or a unit of time in which changes are slower may help."
             ) from error
         y = path[..., : start.shape[-1]].movedim(0, 1)
-        if not torch.isfinite(y).all() or (y.abs() > MOST_EXPRESSION * self.production.level).any():
+        if not (y.abs() <= MOST_EXPRESSION * (height + start.abs().max())).all():
             raise TrainingError(
                 "Expression ran away while the dynamics were solved; they are too stiff, or the "
                 f"span from {float(times[0]):g} to {float(times[-1]):g} is too long."
@@ -209,6 +232,12 @@ class _Field(nn.Module):
     ) -> None:
         super().__init__()
         self.dynamics, self.gates, self.left, self.shift = dynamics, gates, left, shift
+
+    def learned(self) -> tuple[Tensor, ...]:
+        """All that a gradient may reach: parameters, and what was handed over beside them."""
+        given = (self.gates, self.left, self.shift)
+        tensors = (*self.parameters(), *(g for g in given if isinstance(g, Tensor)))
+        return tuple(t for t in tensors if t.requires_grad)
 
     def forward(self, t: Tensor, state: Tensor) -> Tensor:
         d = self.dynamics

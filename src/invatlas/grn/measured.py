@@ -6,15 +6,18 @@
     reach_j    how far a gene goes as a regulator: all the way down where it was knocked out or
                down, else its standard deviation
 
-Noise is taken before the fit, so that no edge can hide in it: at rest from the median absolute
-deviation over interventions, which move few genes each; in a series from each point beside the
-line between its neighbours (Gasser, Sroka and Jennen-Steinmetz 1986, Biometrika 73:625).
+Noise is taken before the fit, so that no edge can hide in it. At rest: the median absolute
+difference of replicates of an intervention if there are five pairs, else the median absolute
+deviation over interventions, which move few genes each, if five leave the gene alone. In a series:
+each point beside the line between its neighbours (Gasser, Sroka and Jennen-Steinmetz 1986,
+Biometrika 73:625).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -133,16 +136,21 @@ def measure(experiments: Experiments) -> Measured:
     rest, held = _stack(done, n), _mark([s.intervention for s in done], n)
     points = np.vstack([rest, _stack(seen, n), *[t.mean for t in trajectories]])
     floor = np.minimum(points.min(0), 0)
-    free = np.where(held, np.nan, rest)
-    enough = len(done) >= FEWEST_FOR_MAD
-    centre = np.nanmedian(free, 0) if enough else np.median(points, 0)
     sd = points.std(0)
-    spread = np.nanstd(free, 0) if enough else sd
+    free = np.where(held, np.nan, rest)
+    enough = (~held).sum(0) >= FEWEST_FOR_MAD
+    centre = np.where(enough, _over_free(np.nanmedian, free), _find_usual(points, held))
+    spread = np.where(enough, _over_free(np.nanstd, free), sd)
+    apart = _pair_replicates([s.intervention for s in done], free)
+    paired = (~np.isnan(apart)).sum(0) >= FEWEST_FOR_MAD
+    far = np.where(
+        paired,
+        _over_free(np.nanmedian, np.abs(apart)) / 2**0.5,
+        _over_free(np.nanmedian, np.abs(free - centre)),
+    )
+    noise = np.where(enough | paired, MAD_TO_SD * far, _find_noise(trajectories))
     least = max(LEAST_SHARE_OF_NOISE * float(np.median(sd)), 1e-8)
     unit = np.maximum(np.maximum(centre - floor, sd), least)
-    noise = (
-        MAD_TO_SD * np.nanmedian(np.abs(free - centre), 0) if enough else _find_noise(trajectories)
-    )
     noise = np.maximum(noise, LEAST_SHARE_OF_NOISE * sd)
     noise = np.maximum(noise, max(LEAST_SHARE_OF_USUAL_NOISE * float(np.median(noise)), 1e-8))
     reach = np.where(held.any(0), np.maximum(centre - floor, sd), sd)
@@ -172,6 +180,30 @@ def measure(experiments: Experiments) -> Measured:
         float(np.median(noise**2 / height)),
         LEAST_SHARE_OF_HEIGHT * float(np.median(height)),
     )
+
+
+def _over_free(statistic: Callable[..., FloatArray], free: FloatArray) -> FloatArray:
+    """A statistic of each gene over the rows that leave it alone; 0 where none does."""
+    if not len(free):
+        return np.zeros(free.shape[1])
+    return statistic(np.where(np.isnan(free).all(0), 0, free), axis=0)
+
+
+def _pair_replicates(interventions: Sequence[Intervention], free: FloatArray) -> FloatArray:
+    """Differences between all rows of one intervention, (pair, gene); NaN where it is held."""
+    pairs = [
+        free[a] - free[b]
+        for (a, one), (b, other) in combinations(enumerate(interventions), 2)
+        if one == other
+    ]
+    return np.stack(pairs) if pairs else np.zeros((0, free.shape[1]))
+
+
+def _find_usual(points: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
+    """Median of each gene over all that was measured while nobody held it, if ever."""
+    free = points.copy()
+    free[: len(held)][held] = np.nan
+    return np.nanmedian(np.where(np.isnan(free).all(0), points, free), axis=0)
 
 
 def _find_noise(trajectories: Sequence[Trajectory]) -> FloatArray | float:

@@ -55,7 +55,8 @@ def intervene(
     lineage
         Lineage to follow; the first one by default.
     times
-        At which to predict, rising; 41 even points over what was measured by default.
+        At which to predict, rising, none before the first that was measured, where lineages start
+        and so does the intervention; 41 even points over what was measured by default.
     method
         Solver: ``dopri5`` with steps of its own, or ``rk4`` with one step between two times.
 
@@ -83,14 +84,19 @@ def intervene(
     places = find_places(network, [genes] if isinstance(genes, str) else list(genes))
     row = find_lineage(network, lineage)
     at = _choose_times(network, times)
+    first = torch.tensor([network.times[0]])
+    early = int(at[0] > first)  # lineages start at the first time, asked for or not
     kept = torch.ones(2, len(network.genes))
     kept[1, places] = share
     paths, rests = [], []
     for member in network.members:
         offset = member.dynamics.lineage_offset[row]
         start = torch.as_tensor(network.starts[row], dtype=torch.float32).expand(2, -1)
-        paths.append(member.dynamics.solve(start, at, member.gates, kept, offset, method))
-        rests.append(member.dynamics.solve_rest(kept, member.gates, offset))
+        path = member.dynamics.solve(
+            start, torch.cat([first[:early], at]), member.gates, kept, offset, method
+        )
+        paths.append(path[:, early:])
+        rests.append(member.dynamics.settle(kept, member.gates, offset))
     path, rest = torch.stack(paths), torch.stack(rests)[:, :, None]
     both = torch.cat([path, rest], 2).double().numpy()  # member, state, time, gene
     obs = pd.DataFrame(
@@ -121,7 +127,7 @@ def predict_rest(network: Network, left: FloatArray) -> FloatArray:
     Expression (row, gene).
     """
     kept = torch.as_tensor(left, dtype=torch.float32)
-    rest = [member.dynamics.solve_rest(kept, member.gates) for member in network.members]
+    rest = [member.dynamics.settle(kept, member.gates) for member in network.members]
     return torch.stack(rest).mean(0).double().numpy()
 
 
@@ -182,18 +188,26 @@ def _choose_share(kind: str, left: float | None) -> float:
         raise SettingsError(f"kind is {kind!r}; it takes {', '.join(LEFT)}.")
     if left is None:
         return LEFT[kind]
-    if not 0 <= left <= MOST_LEFT:
-        raise SettingsError(f"left is {left:g}; it takes a share from 0 to {MOST_LEFT:g}.")
+    if not (isinstance(left, (int, float)) and 0 <= left <= MOST_LEFT):
+        raise SettingsError(f"left is {left!r}; it takes a share from 0 to {MOST_LEFT:g}.")
     return left
 
 
 def _choose_times(network: Network, times: Sequence[float] | None) -> Tensor:
     if times is None:
         return torch.linspace(*network.times, POINTS)
-    at = np.asarray(times, dtype=np.float64)
-    if at.ndim != 1 or len(at) < 2 or not np.isfinite(at).all() or not (np.diff(at) > 0).all():
-        raise SettingsError(f"times are {list(times)[:5]}; they take two or more that rise.")
-    return torch.as_tensor(at, dtype=torch.float32)
+    try:
+        at = torch.as_tensor(np.asarray(times, dtype=np.float64), dtype=torch.float32)
+    except (TypeError, ValueError):
+        at = torch.zeros(0)
+    first = torch.tensor(network.times[0])
+    rising = at.ndim == 1 and len(at) > 1 and bool((at.diff() > 0).all())
+    if not (rising and torch.isfinite(at).all() and at[0] >= first):
+        raise SettingsError(
+            f"times are {times!r}; they take two numbers or more that rise, none below "
+            f"{float(first):g}, where the measurements start."
+        )
+    return at
 
 
 __all__ = ["Member", "intervene", "predict_path", "predict_rest"]
