@@ -253,7 +253,7 @@ def test_wrong_flags_and_wrong_files_are_refused(
         (("knockout", fitted, "-o", table, "--gene", "A"), "no ending .h5ad"),
         ((*ask, "--gene", "GATA1"), "names 'GATA1', which is none of the 5 genes"),
         ((*ask, "--gene", "A", "--kind", "knock"), "kind is 'knock'; it takes knockout, knockdown"),
-        ((*ask, "--gene", "A", "--left", -1), "left is -1; it takes a share"),
+        ((*ask, "--gene", "A", "--left", -1), "left is -1.0; it takes a share"),
         ((*ask, "--gene", "A", "--method", "euler"), "method is 'euler'; it takes dopri5 or rk4"),
     ):
         assert message in refuse(*arguments)
