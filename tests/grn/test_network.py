@@ -280,6 +280,8 @@ def test_genes_that_do_not_vary_do_no_harm(series: AnnData, production: str) -> 
         ({"learning_rate": None}, r"learning_rate is None"),
         ({"series_weight": "much"}, r"series_weight is 'much'"),
         ({"off_target_cost": -2}, r"off_target_cost is -2"),
+        ({"edge_cost": True}, r"edge_cost is True"),
+        ({"off_targets": 1.0}, r"off_targets is 1.0"),
         ({"off_targets": None}, r"off_targets is None; it takes true or false"),
         ({"proteins": "yes"}, r"proteins is 'yes'"),
         ({"edges": 3}, r"no setting 'edges'; a network has production, proteins"),
