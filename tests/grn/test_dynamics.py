@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from invatlas.errors import SettingsError, TrainingError
+from invatlas.errors import TrainingError
 from invatlas.grn.dynamics import PROTEIN_LIFE, Dynamics
 from invatlas.grn.production import FAMILIES
 
@@ -173,8 +173,6 @@ def test_what_cannot_be_solved_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("invatlas.grn.dynamics.MOST_SOLVER_STEPS", 100)
     with pytest.raises(TrainingError, match=r"dopri5 gave up between times 0 and 10 \(max_num"):
         stiff.solve(start, times, gates, left)
-    with pytest.raises(SettingsError, match="method is 'euler'; it takes dopri5, rk4"):
-        make_feedback().solve(start, times, gates, left, method="euler")
     with pytest.raises(TrainingError, match="gave up"):
         make_feedback().solve(start * torch.nan, times, gates, left)
 

@@ -83,6 +83,20 @@ def test_preference_grows_with_effects_and_is_full_for_prior_edges() -> None:
     assert torch.equal(prefer(-z, None, 2), found)
 
 
+def test_wild_types_tell_the_usual_level_where_few_genes_were_knocked_out() -> None:
+    """A lowers B in half of the rows; the knockouts of C must not seem to raise B."""
+    rng = np.random.default_rng(7)
+    y = rng.normal(1, 0.05, size=(18, 3))
+    y[:6, 1] -= 0.6
+    y[:6, 0], y[6:12, 2] = 0, 0
+    m = measure_rows(y, ["A"] * 6 + ["C"] * 6 + ["none"] * 6)
+    assert np.allclose(m.centre, 1, atol=0.05)
+    assert np.allclose(m.noise, 0.05, rtol=0.4)
+    z = total_effects(m)
+    assert z is not None
+    assert z[0, 1] > 3 and z[2, 1].abs() < 1
+
+
 def test_noise_at_rest_is_found_beside_large_effects() -> None:
     """One row in eight moved far away does not raise it; every gene is held once in a kind."""
     rng = np.random.default_rng(0)
@@ -94,15 +108,16 @@ def test_noise_at_rest_is_found_beside_large_effects() -> None:
     assert np.allclose(m.centre, 5, atol=0.4)
 
 
-def test_noise_of_replicates_is_found_where_every_experiment_moves_every_gene() -> None:
+@pytest.mark.parametrize("kinds", [4, 20])
+def test_noise_of_replicates_is_found_where_every_experiment_moves_every_gene(kinds: int) -> None:
     """Even though one row in twenty is an outlier."""
     rng = np.random.default_rng(6)
     sd = np.array([0.1, 0.5, 0.3])
-    targets = np.tile(["A", "B", "C", "A+B"], 50)
-    levels = {target: rng.normal(5, 3, size=3) for target in set(targets)}
-    y = np.stack([levels[target] for target in targets]) + rng.normal(size=(200, 3)) * sd
-    y[::20] += 3
-    assert np.allclose(measure_rows(y, list(targets)).noise, sd, rtol=0.35)
+    sd, place = np.tile(sd, 7), np.arange(200) % kinds
+    y = rng.normal(5, 3, size=(kinds, 21))[place] + rng.normal(size=(200, 21)) * sd
+    y[::27] += 3
+    noise = measure_rows(y, [f"g{k}" for k in place]).noise
+    assert np.allclose(noise.reshape(7, 3).mean(0), sd[:3], rtol=0.2)
 
 
 def test_noise_in_time_is_found_beside_a_trend_at_uneven_times() -> None:

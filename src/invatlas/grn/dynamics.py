@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from invatlas.errors import SettingsError, TrainingError
+from invatlas.errors import TrainingError
 from invatlas.grn.production import Production
 
 ITERATIONS = 12
@@ -188,15 +188,11 @@ class Dynamics(nn.Module):
 
         Raises
         ------
-        SettingsError
-            If the method is no such one.
         TrainingError
             If the solver fails, or expression runs away.
         """
         from torchdiffeq import odeint, odeint_adjoint
 
-        if method not in METHODS:
-            raise SettingsError(f"method is {method!r}; it takes {', '.join(METHODS)}.")
         field = _Field(self, gates, left, shift)
         state = torch.cat([start, start], -1) if self.proteins else start
         height = float(self.production.level.mean())

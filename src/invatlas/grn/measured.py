@@ -1,23 +1,24 @@
 """Experiments as tensors, with the scales and the noise of every gene.
 
-    centre_j   median of all measurements          unit_j     typical size of its changes
-    floor_j    0, or the least where some are < 0  noise_j    standard deviation of one measurement
+    centre_j   median of wild types and of the interventions that leave gene j alone, else of all
+    unit_j     typical size of its changes
+    floor_j    0, or the least where some are < 0
+    noise_j    standard deviation of one measurement
     spread_j   standard deviation over interventions, else over all measurements
     reach_j    how far a gene goes as a regulator: all the way down where it was knocked out or
                down, else its standard deviation
 
 Noise is taken before the fit, so that no edge can hide in it. At rest: the median absolute
-difference of replicates of an intervention if there are five pairs, else the median absolute
-deviation over interventions, which move few genes each, if five leave the gene alone. In a series:
-each point beside the line between its neighbours (Gasser, Sroka and Jennen-Steinmetz 1986,
-Biometrika 73:625).
+difference of replicates of an intervention, or of wild types, if there are five pairs, else the
+median absolute deviation over interventions, which move few genes each, if five leave the gene
+alone. In a series: each point beside the line between its neighbours (Gasser, Sroka and
+Jennen-Steinmetz 1986, Biometrika 73:625).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ LEAST_SHARE_OF_NOISE = 0.02
 LEAST_SHARE_OF_USUAL_NOISE = 0.2
 LEAST_SHARE_OF_HEIGHT = 0.05
 FEWEST_FOR_MAD = 5
+MOST_PAIRED = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,15 +140,18 @@ def measure(experiments: Experiments) -> Measured:
     floor = np.minimum(points.min(0), 0)
     sd = points.std(0)
     free = np.where(held, np.nan, rest)
-    enough = (~held).sum(0) >= FEWEST_FOR_MAD
-    centre = np.where(enough, _over_free(np.nanmedian, free), _find_usual(points, held))
-    spread = np.where(enough, _over_free(np.nanstd, free), sd)
-    apart = _pair_replicates([s.intervention for s in done], free)
+    wild = [s for s in seen if s.intervention.kind == "none"] if done else []
+    left_alone = np.vstack([free, _stack(wild, n)])
+    enough = (~np.isnan(left_alone)).sum(0) >= FEWEST_FOR_MAD
+    centre = np.where(enough, _over_free(np.nanmedian, left_alone), _find_usual(points, held))
+    several = (~held).sum(0) >= FEWEST_FOR_MAD
+    spread = np.where(several, _over_free(np.nanstd, free), sd)
+    apart = _pair_replicates([s.intervention for s in [*done, *wild]], left_alone)
     paired = (~np.isnan(apart)).sum(0) >= FEWEST_FOR_MAD
     far = np.where(
         paired,
         _over_free(np.nanmedian, np.abs(apart)) / 2**0.5,
-        _over_free(np.nanmedian, np.abs(free - centre)),
+        _over_free(np.nanmedian, np.abs(left_alone - centre)),
     )
     noise = np.where(enough | paired, MAD_TO_SD * far, _find_noise(trajectories))
     least = max(LEAST_SHARE_OF_NOISE * float(np.median(sd)), 1e-8)
@@ -190,13 +195,20 @@ def _over_free(statistic: Callable[..., FloatArray], free: FloatArray) -> FloatA
 
 
 def _pair_replicates(interventions: Sequence[Intervention], free: FloatArray) -> FloatArray:
-    """Differences between all rows of one intervention, (pair, gene); NaN where it is held."""
-    pairs = [
-        free[a] - free[b]
-        for (a, one), (b, other) in combinations(enumerate(interventions), 2)
-        if one == other
-    ]
-    return np.stack(pairs) if pairs else np.zeros((0, free.shape[1]))
+    """Differences between rows of one intervention, (pair, gene); NaN where it is held.
+
+    Of many replicates the distance to their median, which says the same, as long as a difference.
+    """
+    groups: dict[Intervention, list[int]] = {}
+    for row, done in enumerate(interventions):
+        groups.setdefault(done, []).append(row)
+    apart = [np.zeros((0, free.shape[1]))]
+    for rows in groups.values():
+        y = free[rows]
+        a, b = np.triu_indices(len(rows), 1)
+        few = len(rows) <= MOST_PAIRED
+        apart.append(y[a] - y[b] if few else 2**0.5 * (y - np.median(y, axis=0)))
+    return np.vstack(apart)
 
 
 def _find_usual(points: FloatArray, held: NDArray[np.bool_]) -> FloatArray:
