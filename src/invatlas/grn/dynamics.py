@@ -31,7 +31,6 @@ PROTEIN_LIFE = 5.0  # half-life of proteins beside that of their transcripts
 SUBSTEPS = 2
 MOST_EXPRESSION = 1e6  # in usual levels, or starts; beyond it a solution has run away
 MOST_SOLVER_STEPS = 1000  # between two times; stiff equations need ever more
-METHODS = ("dopri5", "rk4")
 
 
 class Dynamics(nn.Module):
