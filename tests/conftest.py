@@ -10,7 +10,12 @@ from typing import Any
 from jaxtyping import install_import_hook
 
 # before anything imports the model: shapes are types, and tests check them
-install_import_hook(["invatlas.model", "invatlas.data.minibatch"], "beartype.beartype")
+CHECKED = (
+    "model",
+    "data.minibatch",
+    *(f"grn.{file}" for file in ("dynamics", "evidence", "production", "structure")),
+)
+install_import_hook([f"invatlas.{module}" for module in CHECKED], "beartype.beartype")
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402

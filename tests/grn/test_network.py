@@ -89,6 +89,21 @@ def test_a_knockout_nobody_made_is_predicted_from_series(
     assert np.abs(told[~apart]).max() < 1e-6
 
 
+def test_knockouts_of_few_genes_do_not_make_them_regulate_everything() -> None:
+    """Three of forty genes, six guides each, one true edge."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(1, 0.05, size=(24, 40))
+    y[:6, 5] -= 0.6
+    targets = np.repeat(["g0", "g1", "g2", "none"], 6)
+    y[np.arange(18), np.arange(18) // 6] = 0
+    obs = pd.DataFrame({"target": targets}, index=[f"row{i}" for i in range(24)])
+    adata = AnnData(y, obs=obs, var=pd.DataFrame(index=[f"g{j}" for j in range(40)]))
+    network = ia.grn.fit(adata, interventions="target", settings=quick(steps=200))
+    likely = ia.grn.edges(network).query("probability > 0.5")
+    assert likely.iloc[0][["regulator", "target", "sign"]].tolist() == ["g0", "g5", 1]
+    assert len(likely) <= 3
+
+
 def test_the_table_of_edges_is_the_matrix(screened: ia.grn.Network) -> None:
     table = ia.grn.edges(screened)
     n = len(screened.genes)
@@ -265,6 +280,8 @@ def test_genes_that_do_not_vary_do_no_harm(series: AnnData, production: str) -> 
         ({"learning_rate": None}, r"learning_rate is None"),
         ({"series_weight": "much"}, r"series_weight is 'much'"),
         ({"off_target_cost": -2}, r"off_target_cost is -2"),
+        ({"edge_cost": True}, r"edge_cost is True"),
+        ({"off_targets": 1.0}, r"off_targets is 1.0"),
         ({"off_targets": None}, r"off_targets is None; it takes true or false"),
         ({"proteins": "yes"}, r"proteins is 'yes'"),
         ({"edges": 3}, r"no setting 'edges'; a network has production, proteins"),

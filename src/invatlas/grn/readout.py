@@ -10,7 +10,7 @@ z are the total effects of interventions (evidence.py), with a share of 1; for a
 intervened on the direct effect counts twice. Without interventions z is a sparse linear reading of
 the same data (baselines.py, lasso), with a share of 0.6: two readings that err differently rank
 better than either (Marbach et al. 2012, Nat Methods 9:796). Root mean squares are over the edges
-that may be. c was chosen on simulated networks (docs/networks.md).
+that may be, of z over those it speaks of. c was chosen on simulated networks (docs/networks.md).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def score_edges(
         stack_regulators(measured, unknowns), unknowns.open_gates()
     )
     direct = _scale(slope * measured.reach[:, None] / measured.spread, allowed)
-    total = torch.where(z.isnan(), direct, share * _scale(z.nan_to_num(), allowed))
+    total = torch.where(z.isnan(), direct, share * _scale(z.nan_to_num(), allowed & ~z.isnan()))
     return (direct.abs() + total.abs()) * (direct + total).sign()
 
 

@@ -78,11 +78,13 @@ class NetworkSettings:
             value = getattr(self, name)
             if value is None and name == "series_weight":
                 continue
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and math.isfinite(value) and value >= 0):
                 raise SettingsError(f"{name} is {value!r}; it takes a number from 0 on.")
         for name in ("off_targets", "proteins"):
-            if getattr(self, name) not in (True, False, *([None] if name == "proteins" else [])):
-                raise SettingsError(f"{name} is {getattr(self, name)!r}; it takes true or false.")
+            value = getattr(self, name)
+            if not isinstance(value, bool) and (name != "proteins" or value is not None):
+                raise SettingsError(f"{name} is {value!r}; it takes true or false.")
 
     def _check_whole(self, name: str, least: int) -> None:
         value = getattr(self, name)
