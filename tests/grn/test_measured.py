@@ -122,13 +122,13 @@ def test_noise_of_replicates_is_found_where_every_experiment_moves_every_gene(ki
 
 def test_noise_in_time_is_found_beside_a_trend_at_uneven_times() -> None:
     rng = np.random.default_rng(1)
-    times = np.sort(rng.random(400))
-    trend = np.stack([300 * times, 2 + np.sin(3 * times), np.full(400, 1.0)], 1)
+    times = np.sort(rng.random(80))
+    trend = np.stack([6 * times, 2 + np.sin(3 * times), np.full(80, 1.0)], 1)
     sd = np.array([0.05, 0.2, 0.1])
     y = trend + rng.normal(size=trend.shape) * sd
-    obs = pd.DataFrame({"time": times}, index=[f"row{i}" for i in range(400)])
+    obs = pd.DataFrame({"time": times}, index=[f"row{i}" for i in range(80)])
     adata = AnnData(y, obs=obs, var=pd.DataFrame(index=GENES))
-    assert np.allclose(measure(read_experiments(adata, time="time", bins=0)).noise, sd, rtol=0.15)
+    assert np.allclose(measure(read_experiments(adata, time="time", bins=0)).noise, sd, rtol=0.25)
 
 
 def test_variance_is_half_the_genes_and_half_that_of_its_height() -> None:
