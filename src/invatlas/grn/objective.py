@@ -7,8 +7,8 @@
          + (left - nominal)^2 / (2 0.15^2)             what interventions left
          + small ridges on sizes, lineage offsets and upset series
 
-    Series are divided by the mean square of their own misfit where it is above what noise makes: a
-    gene that cannot be told must not outweigh the cost of edges.
+    Series, and rest that was only seen, are divided by the mean square of their own misfit where it
+    is above what noise makes: a gene that cannot be told must not outweigh the cost of edges.
 
     v_j = (noise_j^2 + noise_slope (y_j - o_j)) / 2       noise that grows with expression
 
@@ -110,7 +110,8 @@ def draw_weights(measured: Measured, member: int, seed: int) -> Weights:
     generator = torch.Generator().manual_seed(1000 * seed + member)
 
     def draw(n: int) -> Tensor:
-        return torch.empty(n).exponential_(generator=generator)
+        weights = torch.empty(n).exponential_(generator=generator)
+        return weights * n / weights.sum().clamp_min(1e-8)
 
     rest, seen = draw(sizes[0]), draw(sizes[1])
     of_donor, of_series = draw(len(measured.donors)), draw(sizes[2])
@@ -133,7 +134,7 @@ class Objective:
         self.measured, self.unknowns, self.cost = measured, unknowns, cost
         self.weights, self.size, self.generator = weights, settings.minibatch_size, generator
         beside = SERIES_BESIDE_INTERVENTIONS if len(measured.rest.y) else 1.0
-        self.excess: Tensor | None = None
+        self.excess: dict[str, Tensor] = {}
         self.series_weight = beside if settings.series_weight is None else settings.series_weight
 
     def __call__(self, gates: Tensor, rise: float) -> Tensor:
@@ -156,12 +157,13 @@ class Objective:
 
     def score_seen(self, gates: Tensor) -> Tensor:
         """Misfit of other steady states: each gene from the others as they were measured."""
-        rows, scale = self._pick(len(self.measured.seen))
-        if len(rows) < 2:
+        seen = self.measured.seen
+        if len(seen) < 2:  # one row is the usual level itself
             return torch.zeros(())
-        y = self.measured.seen[rows]
-        told = self.unknowns.dynamics.production(y, gates)
-        return scale * misfit(y, told, self.measured, self.weights.seen[rows, None])
+        rows, scale = self._pick(len(seen))
+        told = self.unknowns.dynamics.production(seen[rows], gates)
+        wrong = (seen[rows] - told).square() / variance(told.detach(), self.measured)
+        return scale * self._temper("seen", wrong, self.weights.seen[rows, None])
 
     def score_series(self, gates: Tensor) -> Tensor:
         """Misfit of series one step ahead."""
@@ -171,11 +173,8 @@ class Objective:
             return torch.zeros(())
         shift = self._shift(rows)
         told = self.unknowns.dynamics.step(s.y[rows], s.times[rows], gates, s.left[rows], shift)
-        counts = self._counts(rows)
         wrong = (s.y[rows, 1:] - told).square() / variance(told.detach(), self.measured)
-        usual = (wrong.detach() * counts).sum((0, 1)) / counts.sum((0, 1)).clamp_min(1e-8)
-        self.excess = usual if self.excess is None else 0.9 * self.excess + 0.1 * usual
-        return scale * (wrong * counts / self.excess.clamp_min(1)).sum() / 2
+        return scale * self._temper("series", wrong, self._counts(rows))
 
     def score_paths(self, gates: Tensor) -> Tensor:
         """Misfit of series solved from their first time."""
@@ -193,6 +192,13 @@ class Objective:
         far = far + (u.dynamics.lineage_offset / LINEAGE_SD).square().sum()
         smooth = (u.upset.square() + 1e-4).sqrt().sum() - 1e-2 * u.upset.numel()
         return far / 2 + UPSET_COST * smooth
+
+    def _temper(self, kind: str, wrong: Tensor, counts: Tensor) -> Tensor:
+        """Half the sum of squares, each gene's over their running mean where that is above 1."""
+        every = tuple(range(wrong.ndim - 1))
+        usual = (wrong.detach() * counts).sum(every) / counts.sum(every).clamp_min(1e-8)
+        self.excess[kind] = 0.9 * self.excess.get(kind, usual) + 0.1 * usual
+        return (wrong * counts / self.excess[kind].clamp_min(1)).sum() / 2
 
     def _shift(self, rows: Tensor) -> Tensor:
         s, u = self.measured.series, self.unknowns

@@ -10,7 +10,8 @@
                     multiply, the log-space branch of PHOENIX (Hossain et al. 2024,
                     Genome Biol 25:127)
 
-L_j is the usual level of gene j above its floor o_j (0 unless expression is negative), c_j is
+L_j is the usual level of gene j above its floor o_j (0 unless expression is negative), or the
+typical size of its changes if that is more; c_j is
 learned. g_ij is the gate of an edge; every family is 0 in a shut one. A shift moves a_j.
 """
 
