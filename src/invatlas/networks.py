@@ -240,12 +240,17 @@ def _count_kinds(rows: Sequence[SteadyState | Trajectory]) -> str:
 
 def _show_found(network: Network) -> None:
     from invatlas.grn.network import list_edges
+    from invatlas.grn.off_targets import SURE
 
     listed = list_edges(network)
     say(f"The {min(SHOWN, len(listed))} likeliest of {len(listed):,} possible edges:")
     show_table(listed.head(SHOWN))
     if found := len(network.off_targets):
-        say(f"Interventions also moved genes that they were not meant for ({found} found):")
+        sure = int((network.off_targets["verdict"] == SURE).sum())
+        say(
+            f"{found} genes may have been moved by interventions not meant for them; "
+            f"{sure} surely, in others a steep edge looks the same:"
+        )
         show_table(network.off_targets.head(SHOWN))
     elif len(network.strengths):
         say("No intervention is found to have moved a gene that it was not meant for.")

@@ -46,6 +46,7 @@ def test_the_off_target_of_one_guide_in_three_is_named_and_no_other(
     ]
     assert np.sign(found.loc[0, "change"]) == np.sign(moved - 1)
     assert found.loc[0, "gain"] > 0
+    assert found.loc[0, "verdict"] == "off-target"
 
 
 def test_partial_strength_is_learned_and_no_off_target_is_named_for_it(truth: Truth) -> None:

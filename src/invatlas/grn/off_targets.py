@@ -14,7 +14,8 @@ the measured expression of its regulators and with the gate of i shut, must fail
 
 Both must be above the cost. This is a mean-shift model of outliers with a penalty on their number
 (She and Owen 2011, J Am Stat Assoc 106:626). An edge so steep that a smaller dose does nothing
-looks the same; more doses or guides are what would tell. A gene with one experiment tells nothing.
+looks the same, so the verdict is sure only where another experiment of the same dose or a greater
+one moved nothing. A gene with one experiment tells nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from invatlas.grn.measured import Measured
 from invatlas.grn.objective import Unknowns, variance
 from invatlas.grn.settings import NetworkSettings
 
-COLUMNS = ("experiment", "target", "off_target", "change", "gain")
+COLUMNS = ("experiment", "target", "off_target", "change", "gain", "verdict")
+SURE, UNSURE = "off-target", "off-target or steep edge"
 
 
 def find_off_targets(
@@ -40,7 +42,8 @@ def find_off_targets(
     DataFrame
         One row each, the surest first: ``experiment`` (name of the row), ``target`` (intended),
         ``off_target``, ``change`` (measured less the usual level, in units of expression),
-        ``gain`` (nats, the lesser of the two).
+        ``gain`` (nats, the lesser of the two), ``verdict`` (``off-target``, or ``off-target or
+        steep edge`` where only smaller doses moved nothing).
     """
     found: list[dict[str, object]] = []
     held = measured.rest.held
@@ -53,15 +56,17 @@ def find_off_targets(
             compare_causes(measured, rows, source), doubt_equation(measured, unknowns, rows, source)
         )
         gain[:, source] = 0
+        dose = (1 - measured.rest.left[rows, source]).abs()
+        matched = (dose >= dose[:, None]).sum(1) > 1  # another experiment as strong or stronger
         for k, gene in torch.nonzero(gain > settings.off_target_cost).tolist():
             row = int(rows[k])
             change = measured.rest.y[row, gene] - measured.centre[gene]
-            values = (measured.rest.names[row], genes[source], genes[gene])
-            found.append(
-                dict(zip(COLUMNS, (*values, float(change), float(gain[k, gene])), strict=True))
-            )
+            names = (measured.rest.names[row], genes[source], genes[gene])
+            numbers = (float(change), float(gain[k, gene]))
+            verdict = SURE if bool(matched[k]) else UNSURE
+            found.append(dict(zip(COLUMNS, (*names, *numbers, verdict), strict=True)))
     table = pd.DataFrame(found, columns=list(COLUMNS))
-    table = table.sort_values("gain", ascending=False, kind="stable")
+    table = table.sort_values(["verdict", "gain"], ascending=[True, False], kind="stable")
     return table.reset_index(drop=True)
 
 
