@@ -81,7 +81,7 @@ def test_fit_says_what_was_read_and_found_and_equals_the_function(
         "In 2 of them unknown genes may be perturbed during the first half.",
         "11 steady states; 5 knockout, 5 knockdown, 1 without intervention.",
         "The 10 likeliest of 20 possible edges:",
-        f"not meant for ({len(network.off_targets)} found)",
+        f"{len(network.off_targets)} genes may have been moved by interventions not meant for them",
         f"Wrote {tmp_path / 'grn'} after",
     ):
         assert words in said, words
