@@ -148,6 +148,16 @@ def test_a_gene_that_was_held_says_nothing_of_its_regulators(experiments: Experi
     assert np.array_equal(there, again)
 
 
+def test_the_path_of_many_genes_finds_what_the_grid_finds(
+    experiments: Experiments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, genes = baselines.lasso(experiments), []
+    monkeypatch.setattr(baselines, "MANY_GENES", 1)
+    path = baselines.lasso(experiments, on_gene=lambda: genes.append(len(genes)))
+    assert np.corrcoef(grid.ravel(), path.ravel())[0, 1] > 0.95
+    assert len(genes) == GENES
+
+
 def test_what_a_yardstick_needs_is_named(experiments: Experiments) -> None:
     with pytest.raises(DataError, match="no steady states of single knockouts"):
         baselines.knockout_zscore(replace(experiments, steady=()))

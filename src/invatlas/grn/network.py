@@ -20,7 +20,7 @@ from invatlas.grn.experiments import Experiments, read_experiments
 from invatlas.grn.measured import Measured, measure
 from invatlas.grn.objective import Unknowns, choose_refinement, fit_member
 from invatlas.grn.off_targets import find_off_targets, tabulate_strengths
-from invatlas.grn.progress import watch_steps
+from invatlas.grn.progress import draw_bars
 from invatlas.grn.readout import Edges, read_edges, tabulate_edges
 from invatlas.grn.settings import NetworkSettings
 
@@ -176,16 +176,27 @@ def fit_experiments(
     believed = None if prior is None else torch.as_tensor(prior, dtype=torch.float32)
     members, history = [], []
     steps = settings.steps * settings.members + choose_refinement(measured, settings, 0)
-    with watch_steps(steps, progress) as watch:
+    with draw_bars(progress) as bars:
+        bar = bars.add_task("fitting", total=steps)
         for member in range(settings.members):
 
             def report(step: int, loss: float, member: int = member) -> None:
-                watch(member, loss)
+                about = f"fitting: member {member + 1}, loss {loss:,.0f}"
+                bars.update(bar, advance=1, description=about)
                 if step % EVERY == 0:
                     history.append({"member": member, "step": step, "loss": loss})
 
-            members.append(fit_member(measured, allowed, believed, settings, member, report))
-    return _assemble(experiments, measured, allowed, members, settings, pd.DataFrame(history))
+            unknowns = fit_member(measured, allowed, believed, settings, member, report)
+            if not all(torch.isfinite(p).all() for p in unknowns.parameters()):
+                raise TrainingError("A weight of the network is no finite number after the fit.")
+            members.append(unknowns)
+        z, share = total_effects(measured), 1.0
+        if z is None:
+            genes = bars.add_task("linear model: genes", total=n)
+            effects = lasso(experiments, on_gene=lambda: bars.advance(genes))
+            z, share = torch.as_tensor(effects, dtype=torch.float32), LINEAR_SHARE
+    edges = read_edges(measured, allowed, members, z, share)
+    return _assemble(experiments, measured, members, edges, settings, pd.DataFrame(history))
 
 
 def list_edges(network: Network) -> pd.DataFrame:
@@ -203,19 +214,14 @@ def list_edges(network: Network) -> pd.DataFrame:
 def _assemble(
     experiments: Experiments,
     measured: Measured,
-    allowed: Tensor,
     members: Sequence[Unknowns],
+    edges: Edges,
     settings: NetworkSettings,
     history: pd.DataFrame,
 ) -> Network:
     for unknowns in members:
         unknowns.requires_grad_(False)
-        if not all(torch.isfinite(p).all() for p in unknowns.parameters()):
-            raise TrainingError("A weight of the network is no finite number after the fit.")
     genes, s = experiments.genes, measured.series
-    z, share = total_effects(measured), 1.0
-    if z is None:
-        z, share = torch.as_tensor(lasso(experiments), dtype=torch.float32), LINEAR_SHARE
     starts = [
         s.y[s.lineage == k, 0].mean(0) if (s.lineage == k).any() else measured.centre
         for k in range(len(measured.lineages))
@@ -226,7 +232,7 @@ def _assemble(
         genes,
         experiments.regulators,
         tuple(Member(u.dynamics, u.open_gates().detach()) for u in members),
-        read_edges(measured, allowed, members, z, share),
+        edges,
         measured.lineages,
         torch.stack(starts).double().numpy(),
         measured.centre.double().numpy(),
