@@ -19,6 +19,7 @@ from invatlas.errors import CountsError, DataError, GeneError
 
 CHUNK = 1024
 LARGEST_COUNT = 2**31
+CSR = (sp.csr_matrix, sp.csr_array)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def read_counts(adata: AnnData, layer: str | None = None) -> Iterator[tuple[slic
     place = "X" if layer is None else f"layer {layer!r}"
     for start in range(0, adata.n_obs, CHUNK):
         rows = slice(start, min(start + CHUNK, adata.n_obs))
-        some = matrix[rows]
+        some = take_rows(matrix, rows) if isinstance(matrix, CSR) else matrix[rows]
         chunk = sp.csr_matrix(some, dtype=None if sp.issparse(some) else np.float64)
         chunk = _sum_duplicates(chunk)
         _check_counts(chunk, adata, start, place)
@@ -123,13 +124,22 @@ def compact(matrix: sp.csr_matrix) -> sp.csr_matrix:
     return counts
 
 
+def take_rows(matrix: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
+    """Neighbouring rows of a CSR matrix, without a copy of their counts."""
+    starts = matrix.indptr[rows.start : rows.stop + 1]
+    part = slice(starts[0], starts[-1])
+    shape = (len(starts) - 1, matrix.shape[1])
+    return sp.csr_matrix((matrix.data[part], matrix.indices[part], starts - starts[0]), shape=shape)
+
+
 def row_sums(matrix: sp.csr_matrix) -> np.ndarray:
     """Sum of each row, shape (cell,), without overflow of small integers.
 
     By chunks: the product makes float64 of all counts before it adds any.
     """
     ones, starts = np.ones(matrix.shape[1]), range(0, max(1, matrix.shape[0]), CHUNK)
-    return np.concatenate([matrix[start : start + CHUNK] @ ones for start in starts])
+    chunks = (take_rows(matrix, slice(start, start + CHUNK)) for start in starts)
+    return np.concatenate([chunk @ ones for chunk in chunks])
 
 
 def _sum_duplicates(matrix: sp.csr_matrix) -> sp.csr_matrix:

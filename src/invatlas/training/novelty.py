@@ -20,8 +20,8 @@ from torch import Tensor
 
 from invatlas.processor import quick_products
 
-LANDMARKS = 2000
-NEAREST_LANDMARKS = 50
+LANDMARKS = 1000
+NEAREST_LANDMARKS = 25
 FLATTENING = 4.0
 POOLED_CELLS = 8
 SAMPLE = 1000
@@ -37,7 +37,7 @@ def flat_entropy(log_p: Float[Tensor, "cell combination"]) -> Float[Tensor, " ce
 def landmark_distance(
     z: Float[Tensor, "cell latent"], landmarks: Float[Tensor, "landmark latent"]
 ) -> Float[Tensor, " cell"]:
-    """D of each cell: over the 50 nearest of 2,000 landmarks, one in forty of fewer."""
+    """D of each cell: over the 25 nearest of 1,000 landmarks, one in forty of fewer."""
     n = max(1, min(NEAREST_LANDMARKS, len(landmarks) * NEAREST_LANDMARKS // LANDMARKS))
     pieces = []
     with quick_products():
