@@ -18,7 +18,7 @@ FLOORS = (
     ("evaluate",),
     ("report", "files", "interruption", "assignments", "options"),
     ("terminal",),
-    ("questions", "contrasts", "networks"),
+    ("fitting", "mapping", "questions", "contrasts", "networks"),
     ("cli",),
 )
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}
