@@ -12,7 +12,7 @@ FLOORS = (
     ("data",),
     ("model", "grn"),
     ("training",),
-    ("atlas",),
+    ("atlas", "record"),
     ("storage",),
     ("tasks",),
     ("evaluate",),

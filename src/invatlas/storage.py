@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from invatlas.atlas import Atlas, tabulate_values
+from invatlas.atlas import Atlas
 from invatlas.data.confounding import Finding
 from invatlas.data.covariates import Schema
 from invatlas.errors import StorageError
@@ -39,6 +39,7 @@ from invatlas.model.invae import Model
 from invatlas.model.priors import CovariateTable
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration
+from invatlas.training.combinations import tabulate_values
 
 MODEL, CARD, HISTORY = "model.safetensors", "atlas.json", "history.csv"
 CALIBRATION = "calibration.safetensors"

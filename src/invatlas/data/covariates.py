@@ -26,7 +26,6 @@ from invatlas.errors import CovariateError
 MISSING = -1
 MISSING_SPELLINGS = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "unknown"})
 KINDS = ("categorical", "continuous")
-MAXIMUM_COMBINATIONS = 4096
 
 Hierarchy = Mapping[str, Sequence[str]]
 
@@ -226,6 +225,14 @@ class Schema:
         """Codes of the biological and the technical columns, each (cell, covariate)."""
         return encode(self.biological, obs), encode(self.technical, obs)
 
+    def keep_categories(
+        self, biological: np.ndarray, technical: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Codes in which scales are missing: which cells belong together, numbers do not tell."""
+        pairs = (self.biological, biological), (self.technical, technical)
+        found = [np.where([bool(c.knots) for c in some], MISSING, codes) for some, codes in pairs]
+        return found[0], found[1]
+
     def offsets(self, obs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Distances of the values from their codes, as :meth:`encode` orders them."""
         found = [
@@ -278,42 +285,6 @@ def encode(covariates: Sequence[Covariate], obs: pd.DataFrame) -> np.ndarray:
     """Codes of several columns, shape (cell, covariate)."""
     codes = [covariate.encode(obs) for covariate in covariates]
     return np.stack(codes, 1) if codes else np.zeros((len(obs), 0), dtype=np.int64)
-
-
-def keep_categories(covariates: Sequence[Covariate], codes: np.ndarray) -> np.ndarray:
-    """Codes (cell, covariate) in which continuous values are missing, as for splitting cells."""
-    return np.where([bool(covariate.knots) for covariate in covariates], MISSING, codes)
-
-
-def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Combinations of values that a prior speaks of, and how often each occurs.
-
-    Every combination where there are at most 4,096, else those that occur in the reference, each
-    with every knot of a scale.
-
-    Returns
-    -------
-    Codes (combination, covariate), and p(d) (combination,) with one cell added to each.
-    """
-    if not covariates:
-        return np.zeros((1, 0), dtype=np.int64), np.ones(1)
-    sizes = [len(covariate.categories) for covariate in covariates]
-    complete = codes[(codes >= 0).all(1)]
-    if np.prod(sizes, dtype=float) <= MAXIMUM_COMBINATIONS or not len(complete):
-        combinations = np.indices(sizes).reshape(len(sizes), -1).T.astype(np.int64)
-    else:
-        combinations = complete
-        for c, covariate in enumerate(covariates):
-            if covariate.knots:  # a value may be dealt to either knot beside it
-                combinations = np.unique(combinations, axis=0).repeat(sizes[c], axis=0)
-                combinations[:, c] = np.arange(len(combinations)) % sizes[c]
-        combinations = np.unique(combinations, axis=0)
-    place = {tuple(row): j for j, row in enumerate(combinations.tolist())}
-    counts = np.ones(len(combinations))
-    found, times = np.unique(complete, axis=0, return_counts=True)
-    for row, n in zip(found.tolist(), times, strict=True):
-        counts[place[tuple(row)]] += n
-    return combinations, counts / counts.sum()
 
 
 def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
