@@ -15,8 +15,9 @@ from anndata import AnnData
 
 from invatlas.data.confounding import find_confounding, refuse_confounding
 from invatlas.data.counts import CountSource, check_cells
-from invatlas.data.covariates import Hierarchy, Schema, describe_unmet
+from invatlas.data.covariates import Schema
 from invatlas.data.genes import select_genes
+from invatlas.data.hierarchy import Hierarchy, describe_unmet
 from invatlas.data.minibatch import Cells, Rounding
 from invatlas.errors import CountsError, DataError, GeneError
 from invatlas.folders import package_versions

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from invatlas.data.covariates import Schema, holds_fractions
+from invatlas.data.columns import holds_fractions
+from invatlas.data.covariates import Schema
 from invatlas.data.minibatch import Cells
 from invatlas.training.loop import Plan, Training
 from invatlas.training.split import Split

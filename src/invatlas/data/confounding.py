@@ -27,7 +27,8 @@ from invatlas.data.connectedness import (
     is_apart,
     measure_explained,
 )
-from invatlas.data.covariates import Covariate, Hierarchy, Schema
+from invatlas.data.covariates import Covariate, Schema
+from invatlas.data.hierarchy import Hierarchy
 from invatlas.errors import ConfoundingError
 
 KINDS = ("full", "near", "nested", "single", "together")

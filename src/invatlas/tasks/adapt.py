@@ -16,8 +16,9 @@ import torch
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
+from invatlas.data.columns import text_values
 from invatlas.data.counts import check_cells
-from invatlas.data.covariates import Covariate, Schema, text_values
+from invatlas.data.covariates import Covariate, Schema
 from invatlas.data.minibatch import Cells
 from invatlas.errors import CovariateError, DataError
 from invatlas.model.invae import Model

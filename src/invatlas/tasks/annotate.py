@@ -13,7 +13,8 @@ from anndata import AnnData
 from crepes import ConformalClassifier
 
 from invatlas.atlas import Atlas
-from invatlas.data.covariates import Covariate, text_values
+from invatlas.data.columns import text_values
+from invatlas.data.covariates import Covariate
 from invatlas.data.genes import GeneOverlap
 from invatlas.data.knots import read_numbers
 from invatlas.errors import CovariateError, SettingsError
