@@ -107,7 +107,7 @@ def info(atlas: Folder) -> None:
     """Say what an atlas holds."""
     with explained():
         from invatlas.atlas import outline
-        from invatlas.data.confounding import VERDICTS
+        from invatlas.data.findings import VERDICTS
         from invatlas.storage import load
         from invatlas.tasks.summary import describe_calibration
 

@@ -156,7 +156,8 @@ def _fit(
 
 
 def _check_design(adata: AnnData, run: dict[str, Any]) -> None:
-    from invatlas.data.confounding import VERDICTS, check_design
+    from invatlas.data.confounding import check_design
+    from invatlas.data.findings import VERDICTS
 
     findings = check_design(
         adata.obs, run.get("biological", []), run.get("technical", []), run.get("hierarchy")

@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import save_file
 
 from invatlas.atlas import Atlas
-from invatlas.data.confounding import Finding
 from invatlas.data.covariates import Schema
+from invatlas.data.findings import Finding
 from invatlas.errors import StorageError
 from invatlas.folders import (
     Kind,
