@@ -24,6 +24,7 @@ import torch  # noqa: E402
 from anndata import AnnData  # noqa: E402
 
 import invatlas as ia  # noqa: E402
+import shell  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -93,6 +94,23 @@ def study(frozen_study: AnnData) -> AnnData:
 def atlas(frozen_study: AnnData) -> ia.Atlas:
     """An atlas of the study."""
     return quick_fit(frozen_study)
+
+
+@pytest.fixture(scope="session")
+def cells(tmp_path_factory: pytest.TempPathFactory, frozen_study: AnnData) -> Path:
+    """A file of 300 cells of the study."""
+    file = tmp_path_factory.mktemp("cells") / "study.h5ad"
+    frozen_study[:300].copy().write_h5ad(file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory, cells: Path) -> Path:
+    """Folder of an atlas of the file, fitted on the command line."""
+    folder = tmp_path_factory.mktemp("fitted") / "atlas"
+    said = shell.call("fit", cells, *shell.COLUMNS, "--output", folder, *shell.QUICK)
+    assert "Fitted 300 cells x 120 genes" in said and "2 epochs" in said
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,13 @@ FLOORS = (
     ("data",),
     ("model", "grn"),
     ("training",),
-    ("atlas",),
+    ("atlas", "record"),
     ("storage",),
     ("tasks",),
     ("evaluate",),
     ("report", "files", "interruption", "assignments", "options"),
     ("terminal",),
-    ("questions", "contrasts", "networks"),
+    ("fitting", "mapping", "questions", "contrasts", "networks"),
     ("cli",),
 )
 HEIGHT = {name: height for height, floor in enumerate(FLOORS) for name in floor}

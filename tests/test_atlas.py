@@ -14,7 +14,7 @@ import torch
 from anndata import AnnData
 
 import invatlas as ia
-import invatlas.atlas
+import invatlas.training.job
 from invatlas.data import genes
 from invatlas.errors import (
     ConfoundingError,
@@ -245,9 +245,9 @@ def test_a_fit_leaves_the_number_of_threads_alone(
 
     monkeypatch.setattr(genes.sc.experimental.pp, "highly_variable_genes", meddle)
     seen = []
-    train = invatlas.atlas.train
+    train = invatlas.training.job.train
     monkeypatch.setattr(
-        "invatlas.atlas.train",
+        "invatlas.training.job.train",
         lambda *args: (seen.append(torch.get_num_threads()), train(*args))[1],
     )
     fit(study, genes=30)

@@ -13,7 +13,8 @@ from anndata import AnnData
 from scipy.stats import spearmanr
 
 import invatlas as ia
-from invatlas.data.covariates import Schema, combine
+from invatlas.data.covariates import Schema
+from invatlas.training.combinations import combine
 
 TRAINED = 18
 SETTINGS = ia.Settings(

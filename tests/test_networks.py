@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -18,29 +19,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from typer.testing import CliRunner
 
 import invatlas as ia
+import shell
 from invatlas import folders
-from invatlas.cli import app
 
 QUICK = "--set steps=20 --set members=2 --set refine_steps=2".split()
 COLUMNS = "--time time --lineage series --interventions target --experiment experiment".split()
-
-
-def call(*arguments: object, status: int = 0) -> str:
-    result = CliRunner().invoke(app, ["grn", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise AssertionError(f"traceback for {arguments}") from result.exception
-    assert result.exit_code == status, result.output
-    return " ".join(result.output.split())
-
-
-def refuse(*arguments: object) -> str:
-    """Call in vain; exactly one line says why."""
-    said = call(*arguments, status=1)
-    assert said.count("Error:") == 1
-    return said
+call, refuse = partial(shell.call, "grn"), partial(shell.refuse, "grn")
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from typer.testing import CliRunner
 
 import invatlas as ia
-from invatlas.cli import app
-
-
-def call(*arguments: object, status: int = 0) -> str:
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert result.exit_code == status, (result.output, result.exception)
-    return " ".join(result.output.split())
+from shell import call
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from invatlas.storage import load, save
     from invatlas.tasks.abundance import abundance
     from invatlas.tasks.adapt import adapt, undo_adaptation
-    from invatlas.tasks.annotate import Calling, annotate, prediction_sets
+    from invatlas.tasks.annotate import Calling, annotate
     from invatlas.tasks.counterfactual import counterfactual
     from invatlas.tasks.design import design
     from invatlas.tasks.differential import differential_expression
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from invatlas.tasks.map import map_cells
     from invatlas.tasks.novel_states import novel_states
     from invatlas.tasks.novelty import novelty
+    from invatlas.tasks.prediction_sets import prediction_sets
     from invatlas.tasks.selection import Sensitivity, selection
     from invatlas.tasks.states import states
     from invatlas.tasks.summary import summarise, summarise_query
@@ -65,7 +66,7 @@ _PLACES = {
     "map_cells": "tasks.map",
     "novel_states": "tasks.novel_states",
     "novelty": "tasks.novelty",
-    "prediction_sets": "tasks.annotate",
+    "prediction_sets": "tasks.prediction_sets",
     "save": "storage",
     "selection": "tasks.selection",
     "simulate": "data.simulate",

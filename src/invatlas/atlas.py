@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,27 +15,19 @@ from anndata import AnnData
 
 from invatlas.data.confounding import find_confounding, refuse_confounding
 from invatlas.data.counts import CountSource, check_cells
-from invatlas.data.covariates import (
-    Covariate,
-    Hierarchy,
-    Schema,
-    combine,
-    describe_unmet,
-    holds_fractions,
-    keep_categories,
-)
+from invatlas.data.covariates import Schema
 from invatlas.data.genes import select_genes
+from invatlas.data.hierarchy import Hierarchy, describe_unmet
 from invatlas.data.minibatch import Cells, Rounding
-from invatlas.errors import CountsError, DataError, GeneError, TrainingError
+from invatlas.errors import CountsError, DataError, GeneError
 from invatlas.folders import package_versions
 from invatlas.model.invae import Model
-from invatlas.model.priors import CovariateTable
+from invatlas.record import describe_split, describe_training, find_warnings
 from invatlas.settings import Settings
-from invatlas.training.calibration import Calibration, calibrate, calibrate_on_donors
-from invatlas.training.loop import Plan, Training, plan_training, train
+from invatlas.training.calibration import Calibration
+from invatlas.training.job import Job
 from invatlas.training.posterior import measure_cells
-from invatlas.training.progress import watch
-from invatlas.training.split import Split, split_cells, split_donors
+from invatlas.training.split import draw_split
 
 MINIMUM_CELLS = 10
 
@@ -165,7 +157,7 @@ def fit(
     confounded = find_confounding(schema, biological_codes, technical_codes)
     if strict:
         refuse_confounding(confounded)
-    groups = group_codes(schema, biological_codes, technical_codes)
+    groups = schema.keep_categories(biological_codes, technical_codes)
     names = _choose_genes(adata, genes, layer, groups[1], settings)
     source = CountSource.from_anndata(adata, names, layer)
     if not source.matrix.nnz:
@@ -177,7 +169,7 @@ def fit(
         rounding = Rounding(*schema.offsets(adata.obs), np.random.default_rng(settings.seed))
     cells = Cells(source, biological_codes, technical_codes, rounding)
     split = draw_split(*groups, settings)
-    job = Job(cells, schema, settings, lambda rows: _describe(rows, cells, adata, schema), progress)
+    job = Job(cells, schema, settings, adata.obs_names, progress)
     with torch.random.fork_rng(devices=[]):
         start = time.perf_counter()
         model, training = job.run(split, "fit")
@@ -191,13 +183,13 @@ def fit(
         "layer": layer,
         "genes_given": genes is not None,
         "cells": adata.n_obs,
-        "held_out": _describe_split(split, schema, cells),
-        "training": _training_record(training, job.plan(split), *seconds),
+        "held_out": describe_split(split, schema, cells),
+        "training": describe_training(training, job.plan(split), *seconds),
         "confounding": [finding.to_json() for finding in confounded],
         "warnings": [
             *left_out,
             *[finding.sentence for finding in confounded if finding.alarm],
-            *_warnings(adata, cells, schema),
+            *find_warnings(adata, cells, schema),
             *describe_unmet(hierarchy or {}, adata.obs),
         ],
         "labelled": {
@@ -211,121 +203,6 @@ def fit(
     history = pd.DataFrame(training.history)
     shares = totals / totals.sum()
     return Atlas(model, schema, tuple(names), shares, settings, history, record, calibration)
-
-
-def draw_split(biological: np.ndarray, technical: np.ndarray, settings: Settings) -> Split:
-    """Choose the cells a fit holds out, from codes in which scales are missing."""
-    seed = settings.seed if settings.split_seed is None else settings.split_seed
-    return split_cells(biological, technical, settings.held_out, np.random.default_rng(seed))
-
-
-@dataclass(frozen=True)
-class Job:
-    """Cells to fit a model to, with everything that stays the same from one fit to the next."""
-
-    cells: Cells
-    schema: Schema
-    settings: Settings
-    describe: Callable[[np.ndarray], str]
-    progress: bool
-
-    def plan(self, split: Split) -> Plan:
-        """Epochs and minibatch size for the cells of a split."""
-        return plan_training(len(split.train) + len(split.held_out), self.settings)
-
-    def run(self, split: Split, title: str) -> tuple[Model, Training]:
-        """Fit a new model; the seed decides everything."""
-        torch.manual_seed(self.settings.seed)
-        biological, technical = self.schema.biological, self.schema.technical
-        codes = self.cells.technical[split.train]
-        model = Model(
-            self.cells.source.matrix.shape[1],
-            tabulate(biological, self.cells.biological[split.train]),
-            replace(tabulate(technical, codes), cells=count_cells(technical, codes)),
-            float(np.median(self.cells.source.library_size)),
-            self.settings,
-        )
-        plan = self.plan(split)
-        with watch(plan.epochs, self.progress, title) as on_epoch:
-            return model, train(
-                model, self.cells, split, plan, self.settings, on_epoch, self.describe
-            )
-
-    def calibrate(
-        self, model: Model, training: Training, split: Split
-    ) -> tuple[Calibration | None, list[str]]:
-        """Learn from held-out cells how far calls can be trusted; from spared donors if need be.
-
-        A second fit that is interrupted or fails leaves the calibration on cells drawn at random,
-        and a sentence that says so.
-        """
-        settings, cells = self.settings, self.cells
-        generator = np.random.default_rng(settings.seed)
-        try:
-            found = calibrate(model, cells, split, generator)
-        except KeyboardInterrupt:
-            return None, ["Calls are not calibrated, since the fit was interrupted in it."]
-        if found is None or split.covariate is not None or not settings.spared_donors:
-            return found, []
-        biological, technical = group_codes(self.schema, cells.biological, cells.technical)
-        spared = split_donors(biological, technical, settings.spared_donors, generator)
-        if spared is None:
-            return found, []
-        column = self.schema.technical[spared.covariate or 0].name
-        left_out = [
-            f"The calibration on values of {column} that training never met was left out, since "
-            "the fit was interrupted or failed in it, or met other combinations of values; calls "
-            f"are calibrated on cells drawn at random and promise less for a new {column}."
-        ]
-        if training.stopped == "interrupted":
-            return found, left_out
-        rows = spared.train
-        inner = split_cells(biological[rows], technical[rows], settings.held_out, generator)
-        inner = Split(rows[inner.train], rows[inner.held_out], None)
-        try:
-            second, second_training = self.run(inner, "calibration")
-            tables = [fitted.prior_invariant.combinations for fitted in (model, second)]
-            if second_training.stopped == "interrupted" or not torch.equal(*tables):
-                return found, left_out
-            return calibrate_on_donors(found, second, inner, cells, spared.held_out, generator), []
-        except (KeyboardInterrupt, TrainingError):
-            return found, left_out
-
-
-def tabulate(covariates: Sequence[Covariate], codes: np.ndarray) -> CovariateTable:
-    """Lay out what a prior conditions on, from the codes (cell, covariate) of the reference."""
-    combinations, weights = combine(covariates, codes)
-    return tabulate_values(
-        covariates, torch.from_numpy(combinations), torch.from_numpy(weights.astype(np.float32))
-    )
-
-
-def count_cells(covariates: Sequence[Covariate], codes: np.ndarray) -> torch.Tensor:
-    """Cells of each value, all covariates below each other, from codes (cell, covariate)."""
-    values = [np.arange(len(covariate.categories)) for covariate in covariates]
-    cells = [
-        (column[:, None] == value).sum(0) for column, value in zip(codes.T, values, strict=True)
-    ]
-    return torch.from_numpy(np.concatenate([[], *cells]).astype(np.float32))
-
-
-def tabulate_values(
-    covariates: Sequence[Covariate], combinations: torch.Tensor, weights: torch.Tensor
-) -> CovariateTable:
-    """Lay out some combinations (combination, covariate) of the values of covariates."""
-    groups = tuple(torch.as_tensor(c.members, device=combinations.device) for c in covariates)
-    sizes, ordered = [len(c.categories) for c in covariates], [bool(c.knots) for c in covariates]
-    return CovariateTable(sizes, combinations, weights, groups, tuple(ordered))
-
-
-def group_codes(
-    schema: Schema, biological: np.ndarray, technical: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes that tell which cells belong together; numbers do not."""
-    return (
-        keep_categories(schema.biological, biological),
-        keep_categories(schema.technical, technical),
-    )
 
 
 def _choose_genes(
@@ -350,83 +227,6 @@ def _choose_genes(
     return list(dict.fromkeys(names))
 
 
-def _training_record(
-    training: Training, plan: Plan, seconds: float, calibration_seconds: float
-) -> dict[str, Any]:
-    speeds = [row["cells_per_second"] for row in training.history]
-    return {
-        "epochs": len(training.history),
-        "planned": asdict(plan),
-        "best_epoch": training.best_epoch,
-        "stopped": training.stopped,
-        "seconds": seconds,
-        "calibration_seconds": calibration_seconds,
-        "cells_per_second": float(np.median(speeds)),
-    }
-
-
 def _list_values(values: Sequence[str]) -> str:
     more = f", and {len(values) - 8} more" if len(values) > 8 else ""
     return f"{len(values)} values: {', '.join(values[:8])}{more}"
-
-
-def _describe(rows: np.ndarray, cells: Cells, adata: AnnData, schema: Schema) -> str:
-    """Name the cells of a minibatch by what could be wrong with them."""
-    largest = cells.source.matrix[rows].max()
-    values = []
-    for covariate in schema.covariates:
-        codes = covariate.encode(adata.obs.iloc[rows])
-        seen = [covariate.categories[code] for code in np.unique(codes[codes >= 0])]
-        more = f" and {len(seen) - 4} more" if len(seen) > 4 else ""
-        values.append(f"{covariate.name}: {', '.join(seen[:4]) or 'missing'}{more}")
-    return (
-        f"Its {len(rows)} cells start with {adata.obs_names[rows[0]]!r}; {'; '.join(values)}; "
-        f"their largest count is {largest}."
-    )
-
-
-def _describe_split(split: Split, schema: Schema, cells: Cells) -> str:
-    n_held = len(split.held_out)
-    if not n_held:
-        return "No cells were held out: there are too few. Training ran its full length."
-    if split.covariate is None:
-        return f"{n_held} cells, drawn at random, were held out to tell when to stop."
-    covariate = schema.technical[split.covariate]
-    codes = np.unique(cells.technical[split.held_out, split.covariate])
-    values = ", ".join(covariate.categories[code] for code in codes)
-    return (
-        f"{n_held} cells, all those of {covariate.name} {values}, were held out "
-        "to tell when to stop."
-    )
-
-
-def _warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
-    found = []
-    if empty := int((cells.source.matrix.getnnz(axis=1) == 0).sum()):
-        found.append(
-            f"{empty} cells have no counts in the modelled genes; their latents mean nothing."
-        )
-    if not adata.obs_names.is_unique:
-        twice = adata.obs_names[adata.obs_names.duplicated()][0]
-        found.append(f"Cell names are not unique (for instance {twice!r}); rows keep their order.")
-    if not adata.var_names.is_unique:
-        found.append("Gene names are not unique; counts of one name were added up.")
-    if not schema.technical:
-        found.append(
-            "No technical column was named, so nothing says what the laboratory did: X_spurious "
-            "learns little, and X_invariant may hold differences of donors and batches."
-        )
-    for covariate in schema.covariates:
-        if not covariate.knots and holds_fractions(adata.obs[covariate.name]):
-            found.append(
-                f"{covariate.name} holds numbers, and each of {len(covariate.categories)} was "
-                f"taken as a category. {covariate.name}:continuous takes them as a scale."
-            )
-        codes = covariate.encode(adata.obs)
-        few = [name for code, name in enumerate(covariate.categories) if (codes == code).sum() < 5]
-        if few:
-            found.append(
-                f"{covariate.name}: {len(few)} values have fewer than 5 cells "
-                f"({', '.join(few[:5])}); what is said of them is weakly founded."
-            )
-    return found

@@ -21,9 +21,9 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from invatlas.atlas import Atlas, tabulate_values
-from invatlas.data.confounding import Finding
+from invatlas.atlas import Atlas
 from invatlas.data.covariates import Schema
+from invatlas.data.findings import Finding
 from invatlas.errors import StorageError
 from invatlas.folders import (
     Kind,
@@ -39,6 +39,7 @@ from invatlas.model.invae import Model
 from invatlas.model.priors import CovariateTable
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration
+from invatlas.training.combinations import tabulate_values
 
 MODEL, CARD, HISTORY = "model.safetensors", "atlas.json", "history.csv"
 CALIBRATION = "calibration.safetensors"

@@ -18,7 +18,7 @@ from invatlas.interruption import NOTHING, STATUS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from invatlas.data.confounding import Finding
+    from invatlas.data.findings import Finding
     from invatlas.tasks.map import Mapped
     from invatlas.tasks.states import States
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 import invatlas as ia
 import invatlas.data.confounding
-from invatlas.data.confounding import Finding, check_design
+from invatlas.data.confounding import check_design
+from invatlas.data.findings import Finding
 from invatlas.errors import CovariateError
 
 Rows = list[tuple[Any, ...]]

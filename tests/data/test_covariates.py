@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -11,14 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from invatlas.data.covariates import (
-    MAXIMUM_COMBINATIONS,
-    MISSING,
-    Covariate,
-    Schema,
-    combine,
-    describe_unmet,
-)
+from invatlas.data.covariates import MISSING, Covariate, Schema
 from invatlas.errors import CovariateError
 
 SPELLED_MISSING = ("", " ", "NA", "n/a", "NaN", "nan", "None", "null", "Unknown", "unknown", "<NA>")
@@ -74,67 +66,6 @@ def test_values_never_seen_and_columns_not_there_are_missing_at_encoding() -> No
     assert covariate.encode(table(kind=["b", "new", "a"])).tolist() == [1, MISSING, 0]
     assert covariate.encode(table(other=["b", "b"])).tolist() == [MISSING, MISSING]
     assert covariate.encode(table(kind=pd.Series([], dtype=object))).tolist() == []
-
-
-T_CELLS = {"T cell": ["CD4 T", "CD8 T"], "lymphocyte": ["T cell", "B"]}
-
-
-def test_coarse_values_are_no_categories_and_have_codes_below_missing() -> None:
-    obs = table(kind=["CD4 T", "T cell", "B", None, "lymphocyte", "CD8 T", "other", "B"])
-    covariate = Covariate.learn(obs, "kind", T_CELLS)
-    assert covariate.categories == ("B", "CD4 T", "CD8 T", "other")
-    assert covariate.groups == (
-        ("T cell", ("CD4 T", "CD8 T")),
-        ("lymphocyte", ("B", "CD4 T", "CD8 T")),
-    )
-    assert covariate.encode(obs).tolist() == [1, -2, 0, MISSING, -3, 2, 3, 0]
-    assert covariate.members.astype(int).tolist() == [[0, 1, 1, 0], [1, 1, 1, 0]]
-
-
-def test_coarse_values_that_never_occur_are_left_out() -> None:
-    obs = table(kind=["CD4 T", "CD8 T", "B", "B"])
-    assert Covariate.learn(obs, "kind", T_CELLS).groups == ()
-
-
-def test_a_schema_with_coarse_values_survives_json() -> None:
-    obs = table(kind=["CD4 T", "T cell", "B", "B"], donor=["1", "2", "1", "2"])
-    schema = Schema.learn(obs, ["kind"], ["donor"], {"kind": T_CELLS})
-    assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
-
-
-def test_names_no_cell_has_are_told_with_what_was_meant() -> None:
-    obs = table(kind=["CD4 T", "CD8 T", "T cell", "B"])
-    hierarchy = {"kind": {"T cell": ["CD4 T", "CD8T"], "T cells": ["B"]}}
-    assert describe_unmet(hierarchy, obs) == [
-        "The hierarchy names kind 'CD8T', which no cell has; did you mean 'CD8 T'?",
-        "The hierarchy names kind 'T cells', which no cell has; did you mean 'T cell'?",
-    ]
-
-
-def test_a_column_named_with_its_kind_has_its_hierarchy() -> None:
-    obs = table(kind=["CD4 T", "CD8 T", "T cell", "T cell"], donor=["1", "2", "1", "2"])
-    schema = Schema.learn(obs, ["kind:categorical"], [], {"kind": {"T cell": ["CD4 T", "CD8 T"]}})
-    assert schema.biological[0].categories == ("CD4 T", "CD8 T")
-
-
-@pytest.mark.parametrize(
-    ("hierarchy", "message"),
-    [
-        ({"kind": {"T cell": ["NK"]}}, r"'T cell' stand for NK; none of them is a value"),
-        ({"kind": {"T cell": ["T cell"]}}, r"'T cell' stand for itself alone"),
-        ({"kind": {"T cell": "CD4 T"}}, r"hierarchy of 'kind' is .* it is written"),
-        ({"donor": {"T cell": ["CD4 T"]}}, r"speaks of 'donor', which is no biological covariate"),
-        (["T cell"], r"The hierarchy is \['T cell'\]"),
-        (
-            {"kind": {v: ["x"] for v in ("CD4 T", "T cell", "B")}},
-            r"coarse values only|none of them",
-        ),
-    ],
-)
-def test_a_hierarchy_that_cannot_be_used_is_refused(hierarchy: object, message: str) -> None:
-    obs = table(kind=["CD4 T", "T cell", "B", "B"], donor=["1", "2", "1", "2"])
-    with pytest.raises(CovariateError, match=message):
-        Schema.learn(obs, ["kind"], ["donor"], hierarchy)
 
 
 @pytest.mark.parametrize(
@@ -218,40 +149,3 @@ def test_odd_texts_come_back_from_json(values: list[str], random: object) -> Non
 def test_a_continuous_covariate_is_part_of_the_format() -> None:
     schema = Schema((Covariate("age", "continuous", ()),), ())
     assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
-
-
-def two(a: int, b: int) -> list[Covariate]:
-    return [
-        Covariate(name, "categorical", tuple(f"{name}{i}" for i in range(n)))
-        for name, n in (("a", a), ("b", b))
-    ]
-
-
-def test_combinations_are_all_there_and_weigh_what_they_occur() -> None:
-    codes = np.array([[0, 0], [0, 0], [1, 2], [MISSING, 1]])
-    combinations, weights = combine(two(2, 3), codes)
-    assert sorted(map(tuple, combinations.tolist())) == [(i, j) for i in (0, 1) for j in (0, 1, 2)]
-    found = dict(zip(map(tuple, combinations.tolist()), weights, strict=True))
-    assert found[0, 0] == pytest.approx(3 / 9) and found[1, 2] == pytest.approx(2 / 9)
-    assert found[1, 1] == pytest.approx(1 / 9), "a combination nobody measured is possible"
-    assert weights.sum() == pytest.approx(1.0)
-
-
-def test_without_covariates_there_is_one_combination() -> None:
-    combinations, weights = combine([], np.zeros((5, 0), dtype=np.int64))
-    assert combinations.shape == (1, 0) and weights.tolist() == [1.0]
-
-
-@given(st.lists(st.tuples(st.integers(-1, 69), st.integers(-1, 69)), min_size=1, max_size=40))
-def test_where_there_are_too_many_combinations_every_cell_still_has_one(
-    rows: list[tuple[int, int]],
-) -> None:
-    codes = np.array(rows)
-    assume((codes != MISSING).all(1).any())
-    assert 70 * 70 > MAXIMUM_COMBINATIONS
-    combinations, weights = combine(two(70, 70), codes)
-    assert len(combinations) == len(weights) == len(np.unique(combinations, axis=0))
-    assert len(combinations) <= MAXIMUM_COMBINATIONS or len(combinations) <= len(rows)
-    complete = Counter(row for row in rows if MISSING not in row)
-    assert set(complete) <= set(map(tuple, combinations.tolist()))
-    assert (weights > 0).all() and weights.sum() == pytest.approx(1.0)

@@ -12,7 +12,7 @@ from anndata import AnnData
 import invatlas as ia
 from invatlas.data.covariates import Covariate
 from invatlas.errors import CovariateError, SettingsError
-from invatlas.tasks import counterfactual as module
+from invatlas.tasks import prediction
 from invatlas.tasks.change import Values, apply_change, read_values
 
 PERTURBATION = Covariate("perturbation", "categorical", ("A", "B", "control"))
@@ -54,7 +54,7 @@ def test_neither_order_nor_chunks_matter(
 ) -> None:
     whole = expected(atlas, study, {"disease": "disease_1"})
     cells, genes = generator.permutation(study.n_obs), generator.permutation(study.n_vars)
-    monkeypatch.setattr(module, "CHUNK", 37)
+    monkeypatch.setattr(prediction, "CHUNK", 37)
     other = expected(atlas, study[cells, genes].copy(), {"disease": "disease_1"})
     assert list(other.var_names) == list(whole.var_names)
     for layer in ("counterfactual", "counterfactual_sd"):

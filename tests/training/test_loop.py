@@ -108,7 +108,7 @@ def test_best_weights_are_those_of_the_best_epoch(
 
         return original(model, *head, note, describe)
 
-    monkeypatch.setattr("invatlas.atlas.train", spy)
+    monkeypatch.setattr("invatlas.training.job.train", spy)
     again = fit(frozen_study, epochs=30, patience=3)
     assert again.record["training"]["best_epoch"] == best
     assert again.record["training"]["epochs"] == best + 3

@@ -11,7 +11,6 @@ nearest knot, its offset how far from it the number lies.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,15 +19,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from invatlas.data.columns import text_values
+from invatlas.data.hierarchy import Hierarchy, read_hierarchy, resolve
 from invatlas.data.knots import check_numbers, choose_knots, locate, name_knots, read_numbers
 from invatlas.errors import CovariateError
 
 MISSING = -1
-MISSING_SPELLINGS = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "unknown"})
 KINDS = ("categorical", "continuous")
-MAXIMUM_COMBINATIONS = 4096
-
-Hierarchy = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ class Covariate:
         every = text_values(obs, name).dropna()
         values = every[~every.isin(list(hierarchy or {}))]
         categories = tuple(sorted(values.unique()))
-        groups = _resolve(hierarchy or {}, categories, set(every.unique()), name)
+        groups = resolve(hierarchy or {}, categories, set(every.unique()), name)
         if not categories and len(every):
             raise CovariateError(
                 f"obs column {name!r} holds coarse values only ({every.iloc[0]!r}, ...); some "
@@ -194,14 +191,9 @@ class Schema:
                 "No biological covariate is named; name at least one of the obs columns "
                 f"{', '.join(map(str, obs.columns))}."
             )
-        hierarchy = _check_hierarchy(hierarchy or {}, biological)
+        hierarchies = read_hierarchy(hierarchy or {}, biological)
         schema = cls(
-            tuple(
-                Covariate.learn(
-                    obs, column, hierarchy.get(column, hierarchy.get(_column_name(column)))
-                )
-                for column in biological
-            ),
+            tuple(Covariate.learn(obs, column, hierarchies[column]) for column in biological),
             tuple(Covariate.learn(obs, column) for column in technical),
         )
         names = [covariate.name for covariate in schema.covariates]
@@ -225,6 +217,14 @@ class Schema:
     def encode(self, obs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Codes of the biological and the technical columns, each (cell, covariate)."""
         return encode(self.biological, obs), encode(self.technical, obs)
+
+    def keep_categories(
+        self, biological: np.ndarray, technical: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Codes in which scales are missing: which cells belong together, numbers do not tell."""
+        pairs = (self.biological, biological), (self.technical, technical)
+        found = [np.where([bool(c.knots) for c in some], MISSING, codes) for some, codes in pairs]
+        return found[0], found[1]
 
     def offsets(self, obs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Distances of the values from their codes, as :meth:`encode` orders them."""
@@ -278,123 +278,3 @@ def encode(covariates: Sequence[Covariate], obs: pd.DataFrame) -> np.ndarray:
     """Codes of several columns, shape (cell, covariate)."""
     codes = [covariate.encode(obs) for covariate in covariates]
     return np.stack(codes, 1) if codes else np.zeros((len(obs), 0), dtype=np.int64)
-
-
-def keep_categories(covariates: Sequence[Covariate], codes: np.ndarray) -> np.ndarray:
-    """Codes (cell, covariate) in which continuous values are missing, as for splitting cells."""
-    return np.where([bool(covariate.knots) for covariate in covariates], MISSING, codes)
-
-
-def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Combinations of values that a prior speaks of, and how often each occurs.
-
-    Every combination where there are at most 4,096, else those that occur in the reference, each
-    with every knot of a scale.
-
-    Returns
-    -------
-    Codes (combination, covariate), and p(d) (combination,) with one cell added to each.
-    """
-    if not covariates:
-        return np.zeros((1, 0), dtype=np.int64), np.ones(1)
-    sizes = [len(covariate.categories) for covariate in covariates]
-    complete = codes[(codes >= 0).all(1)]
-    if np.prod(sizes, dtype=float) <= MAXIMUM_COMBINATIONS or not len(complete):
-        combinations = np.indices(sizes).reshape(len(sizes), -1).T.astype(np.int64)
-    else:
-        combinations = complete
-        for c, covariate in enumerate(covariates):
-            if covariate.knots:  # a value may be dealt to either knot beside it
-                combinations = np.unique(combinations, axis=0).repeat(sizes[c], axis=0)
-                combinations[:, c] = np.arange(len(combinations)) % sizes[c]
-        combinations = np.unique(combinations, axis=0)
-    place = {tuple(row): j for j, row in enumerate(combinations.tolist())}
-    counts = np.ones(len(combinations))
-    found, times = np.unique(complete, axis=0, return_counts=True)
-    for row, n in zip(found.tolist(), times, strict=True):
-        counts[place[tuple(row)]] += n
-    return combinations, counts / counts.sum()
-
-
-def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
-    """Values of a column as text, missing where the column says so in any common spelling."""
-    if name not in obs.columns:
-        close = difflib.get_close_matches(name, map(str, obs.columns), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        columns = ", ".join(map(str, obs.columns)) or "none"
-        raise CovariateError(f"obs has no column {name!r}; it has {columns}.{hint}")
-    column = obs[name]
-    text = column.astype(object).where(column.notna(), None).map(_as_text, na_action="ignore")
-    return text.where(~text.str.strip().str.lower().isin(MISSING_SPELLINGS))
-
-
-def holds_fractions(column: pd.Series) -> bool:
-    """Whether a column holds floating-point numbers that are not all whole."""
-    return pd.api.types.is_float_dtype(column) and bool((column.dropna() % 1 != 0).any())
-
-
-def describe_unmet(hierarchy: Mapping[str, Hierarchy], obs: pd.DataFrame) -> list[str]:
-    """Say which names of a hierarchy no cell has: a wider hierarchy is fine, a misspelt one not."""
-    messages = []
-    for column, groups in hierarchy.items():
-        met = set(text_values(obs, column).dropna())
-        named = {*groups, *(str(value) for finer in groups.values() for value in finer)}
-        for name in sorted(named - met):
-            close = difflib.get_close_matches(name, sorted(met), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
-            messages.append(f"The hierarchy names {column} {name!r}, which no cell has{hint}")
-    return messages
-
-
-def _column_name(column: str) -> str:
-    return column.removesuffix(":categorical").removesuffix(":continuous")
-
-
-def _check_hierarchy(hierarchy: object, biological: Sequence[str]) -> Mapping[str, Hierarchy]:
-    shape = 'column = {coarse value = [finer values]}, such as cell_type = {"T cell" = ["CD4 T"]}'
-    if not isinstance(hierarchy, Mapping):
-        raise CovariateError(f"The hierarchy is {hierarchy!r}; it is written {shape}.")
-    names = [*biological, *map(_column_name, biological)]
-    for column, groups in hierarchy.items():
-        if column not in names:
-            raise CovariateError(
-                f"The hierarchy speaks of {column!r}, which is no biological covariate; "
-                f"they are {', '.join(names)}."
-            )
-        lists = groups.values() if isinstance(groups, Mapping) else [None]
-        if not all(isinstance(finer, list | tuple) for finer in lists):
-            raise CovariateError(
-                f"The hierarchy of {column!r} is {groups!r}; it is written {shape}."
-            )
-    return hierarchy
-
-
-def _resolve(
-    hierarchy: Hierarchy, categories: Sequence[str], met: set[str], name: str
-) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Follow every coarse value that was met down to categories."""
-    groups = []
-    for group in sorted(set(hierarchy) & met):
-        finer, waiting, passed = set(), [group], set()
-        while waiting:
-            value = waiting.pop()
-            if value in passed:
-                continue
-            passed.add(value)
-            if value in hierarchy:
-                waiting += map(str, hierarchy[value])
-            else:
-                finer.add(value)
-        if not finer & set(categories):
-            raise CovariateError(
-                f"The hierarchy lets {name} {group!r} stand for "
-                f"{', '.join(sorted(finer)) or 'itself alone'}; none of them is a value of the "
-                f"column, whose values are {', '.join(categories[:20])}."
-            )
-        groups.append((group, tuple(sorted(finer & set(categories)))))
-    return tuple(groups)
-
-
-def _as_text(value: object) -> str:
-    whole = isinstance(value, float | np.floating) and float(value).is_integer()
-    return str(int(value)) if whole else str(value)  # type: ignore[call-overload]

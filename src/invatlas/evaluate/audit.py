@@ -22,7 +22,7 @@ from anndata import AnnData
 from numpy.random import Generator
 
 from invatlas.atlas import Atlas
-from invatlas.data.covariates import text_values
+from invatlas.data.columns import text_values
 from invatlas.errors import SettingsError
 from invatlas.evaluate.probes import PROBES, Boosted, Predictor, Probe
 from invatlas.evaluate.question import Question, UnanswerableError, ask

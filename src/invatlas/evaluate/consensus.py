@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from invatlas.atlas import Atlas, draw_split, fit, group_codes
+from invatlas.atlas import Atlas, fit
 from invatlas.data.covariates import Schema
 from invatlas.errors import DataError, SettingsError
 from invatlas.evaluate.identifiability import AGREEMENTS, agreement
 from invatlas.settings import Settings
 from invatlas.tasks.embed import embed
+from invatlas.training.split import draw_split
 
 
 def fit_seeds(
@@ -61,7 +62,7 @@ def fit_seeds(
     if settings.split_seed is None:
         settings = replace(settings, split_seed=settings.seed)
     schema = Schema.learn(adata.obs, biological, technical, choices.get("hierarchy"))
-    biological_codes, technical_codes = group_codes(schema, *schema.encode(adata.obs))
+    biological_codes, technical_codes = schema.keep_categories(*schema.encode(adata.obs))
     held_out = draw_split(biological_codes, technical_codes, settings).held_out
     if not len(held_out):
         raise DataError(

@@ -17,8 +17,8 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from invatlas.data.columns import text_values
 from invatlas.data.counts import check_cells
-from invatlas.data.covariates import text_values
 from invatlas.errors import CovariateError, DataError, GeneError, SettingsError
 from invatlas.grn.interventions import Intervention, read_experiment_kinds, read_interventions
 from invatlas.grn.names import find_genes

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from invatlas.data.covariates import text_values
+from invatlas.data.columns import text_values
 from invatlas.errors import CovariateError, GeneError
 from invatlas.grn.names import find_genes
 

@@ -18,7 +18,8 @@ from invatlas.grn.dynamics import Dynamics
 from invatlas.grn.evidence import total_effects
 from invatlas.grn.experiments import Experiments, read_experiments
 from invatlas.grn.measured import Measured, measure
-from invatlas.grn.objective import Unknowns, choose_refinement, fit_member
+from invatlas.grn.member import choose_refinement, fit_member
+from invatlas.grn.objective import Unknowns
 from invatlas.grn.off_targets import find_off_targets, tabulate_strengths
 from invatlas.grn.progress import draw_bars
 from invatlas.grn.readout import Edges, read_edges, tabulate_edges

@@ -1,49 +1,37 @@
-"""Fit dynamics, gates and the strength of interventions to what was measured.
+"""How well dynamics, gates and the strength of interventions tell what was measured.
 
-    loss = sum over rest     (y - y*(do))^2 / 2v       y* solved under each intervention
-         + sum over seen     (y - f(y))^2 / 2v         at rest, nobody intervened
-         + sum over series   (y(t + h) - step)^2 / 2v  one step ahead
-         + sum_ij cost_ij P(g_ij > 0) + 10 |W_ij| g_ij  edges, in nats
-         + (left - nominal)^2 / (2 0.15^2)             what interventions left
-         + small ridges on sizes, lineage offsets and upset series
+loss = sum over rest     (y - y*(do))^2 / 2v       y* solved under each intervention
++ sum over seen     (y - f(y))^2 / 2v         at rest, nobody intervened
++ sum over series   (y(t + h) - step)^2 / 2v  one step ahead
++ sum_ij cost_ij P(g_ij > 0) + 10 |W_ij| g_ij  edges, in nats
++ (left - nominal)^2 / (2 0.15^2)             what interventions left
++ small ridges on sizes, lineage offsets and upset series
 
-    Series, and rest that was only seen, are divided by the mean square of their own misfit where it
-    is above what noise makes: a gene that cannot be told must not outweigh the cost of edges.
+Series, and rest that was only seen, are divided by the mean square of their own misfit where it
+is above what noise makes: a gene that cannot be told must not outweigh the cost of edges.
 
-    v_j = (noise_j^2 + noise_slope (y_j - o_j)) / 2       noise that grows with expression
-
-A member of the ensemble weighs donors, series and rows by draws of Exp(1), the Bayesian bootstrap
-(Rubin 1981, Ann Stat 9:130); the first weighs all alike.
+v_j = (noise_j^2 + noise_slope (y_j - o_j)) / 2       noise that grows with expression
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from invatlas.errors import TrainingError
 from invatlas.grn.dynamics import Dynamics
-from invatlas.grn.evidence import prefer, total_effects
 from invatlas.grn.measured import Measured
 from invatlas.grn.production import FAMILIES
 from invatlas.grn.settings import NetworkSettings
 from invatlas.grn.structure import Gates
 
-WARM_UP, RISE = 20, 0.3
 WEIGHT_COST = 10.0
-LAST_RATE = 0.05
 GATE_RATE, TIME_RATE = 2.5, 0.5
 STRENGTH_SD, SIZE_SD, LINEAGE_SD, UPSET_COST = 0.15, 0.5, 0.5, 2.0
 SERIES_BESIDE_INTERVENTIONS = 0.2
-MOST_REFINED, REFINE_STEPS = 64, 150
 MOST_GENES_OF_NETWORKS = 40
 ROWS_OF_A_SERIES = 4  # as which it counts in a minibatch
-
-Report = Callable[[int, float], None]
 
 
 class Unknowns(nn.Module):
@@ -100,23 +88,6 @@ class Weights:
     rest: Tensor
     seen: Tensor
     series: Tensor
-
-
-def draw_weights(measured: Measured, member: int, seed: int) -> Weights:
-    """Weights of one member: 1 in the first, else Exp(1) for donors, or for series if one donor."""
-    sizes = len(measured.rest.y), len(measured.seen), len(measured.series.y)
-    if member == 0:
-        return Weights(*map(torch.ones, sizes))
-    generator = torch.Generator().manual_seed(1000 * seed + member)
-
-    def draw(n: int) -> Tensor:
-        weights = torch.empty(n).exponential_(generator=generator)
-        return weights * n / weights.sum().clamp_min(1e-8)
-
-    rest, seen = draw(sizes[0]), draw(sizes[1])
-    of_donor, of_series = draw(len(measured.donors)), draw(sizes[2])
-    several = len(measured.donors) > 1
-    return Weights(rest, seen, of_donor[measured.series.donor] if several else of_series)
 
 
 class Objective:
@@ -227,104 +198,7 @@ def variance(told: Tensor, measured: Measured) -> Tensor:
     return (measured.noise.square() + measured.noise_slope * height) / 2
 
 
-def fit_member(
-    measured: Measured,
-    allowed: Tensor,
-    prior: Tensor | None,
-    settings: NetworkSettings,
-    member: int,
-    report: Report,
-) -> Unknowns:
-    """Fit one member of the ensemble.
-
-    Parameters
-    ----------
-    measured
-        The measurements.
-    allowed
-        Which edges may be, bool (regulator, target).
-    prior
-        Prior network (regulator, target), 0 where it holds no edge.
-    settings
-        Of the fit.
-    member
-        Number of the member; 0 has equal weights.
-    report
-        Called with the step and the loss.
-
-    Raises
-    ------
-    TrainingError
-        If the loss is no finite number.
-    """
-    unknowns = Unknowns(measured, allowed, settings, member)
-    preference = prefer(total_effects(measured), prior, len(measured.centre))
-    objective = Objective(
-        measured,
-        unknowns,
-        settings.edge_cost * (1 + settings.evidence * (1 - preference)),
-        draw_weights(measured, member, settings.seed),
-        settings,
-        torch.Generator().manual_seed(1000 * settings.seed + member),
-    )
-
-    def loss(step: int) -> Tensor:
-        gates = unknowns.gates.sample(objective.generator)
-        return objective(gates, min(1.0, step / (settings.steps * RISE)))
-
-    descend(loss, unknowns.groups(settings.learning_rate), settings.steps, report)
-    if steps := choose_refinement(measured, settings, member):
-        unknowns.gates.requires_grad_(False)
-
-        def refined(step: int) -> Tensor:
-            gates = unknowns.open_gates()
-            paths = objective.series_weight * objective.score_paths(gates)
-            return objective(gates, 1.0) + paths
-
-        groups = unknowns.groups(settings.learning_rate / 4)
-        descend(refined, groups, steps, lambda step, value: report(settings.steps + step, value))
-    return unknowns
-
-
 def choose_production(measured: Measured, member: int) -> str:
     """Family of a member: sums and small networks by turns for a few genes in time, else sums."""
     few = len(measured.centre) <= MOST_GENES_OF_NETWORKS and not len(measured.rest.y)
     return "network" if few and member % 2 else "sigmoid"
-
-
-def choose_refinement(measured: Measured, settings: NetworkSettings, member: int) -> int:
-    """Steps on whole trajectories: none for single cells, and for members that find edges only."""
-    several = 2 <= len(measured.series.y) <= MOST_REFINED and not bool(measured.series.upset.any())
-    usual = REFINE_STEPS if several else 0
-    return 0 if member else usual if settings.refine_steps is None else settings.refine_steps
-
-
-def descend(
-    loss: Callable[[int], Tensor], groups: list[dict[str, object]], steps: int, report: Report
-) -> None:
-    """Adam with a warm-up and a cosine down to a twentieth of the rate.
-
-    Raises
-    ------
-    TrainingError
-        If the loss is no finite number.
-    """
-    optimizer = torch.optim.Adam(groups)
-
-    def rate(step: int) -> float:
-        fall = (1 + math.cos(math.pi * step / steps)) / 2
-        return min(1.0, (step + 1) / WARM_UP) * (LAST_RATE + (1 - LAST_RATE) * fall)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    for step in range(steps):
-        value = loss(step)
-        if not torch.isfinite(value):
-            raise TrainingError(
-                f"The loss is {float(value.detach())} at step {step}; a smaller learning_rate may "
-                "help, or expression on a smaller scale."
-            )
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        schedule.step()
-        report(step, float(value.detach()))

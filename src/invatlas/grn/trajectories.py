@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from invatlas.data.covariates import text_values
+from invatlas.data.columns import text_values
 from invatlas.errors import CovariateError
 from invatlas.grn.interventions import Intervention
 

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from markupsafe import Markup
 
-from invatlas.data.confounding import VERDICTS
+from invatlas.data.findings import VERDICTS
 from invatlas.report.leaks import draw_audit, tabulate_audit
 from invatlas.report.packing import Colouring, colour_numbers, pack_maps
 from invatlas.report.plots import LAYOUTS, horizontal_bars, line_chart

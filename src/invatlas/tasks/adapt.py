@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from invatlas.atlas import Atlas, tabulate_values
+from invatlas.atlas import Atlas
+from invatlas.data.columns import text_values
 from invatlas.data.counts import check_cells
-from invatlas.data.covariates import Covariate, Schema, text_values
+from invatlas.data.covariates import Covariate, Schema
 from invatlas.data.minibatch import Cells
 from invatlas.errors import CovariateError, DataError
 from invatlas.model.invae import Model
 from invatlas.model.priors import CovariateTable
 from invatlas.tasks.embed import match_counts
 from invatlas.training.adaptation import Growth, adapt_rows, grow
+from invatlas.training.combinations import tabulate_values
 
 MINIMUM_OVERLAP = 0.95
 

@@ -6,14 +6,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from crepes import ConformalClassifier
 
 from invatlas.atlas import Atlas
-from invatlas.data.covariates import Covariate, text_values
+from invatlas.data.columns import text_values
+from invatlas.data.covariates import Covariate
 from invatlas.data.genes import GeneOverlap
 from invatlas.data.knots import read_numbers
 from invatlas.errors import CovariateError, SettingsError
@@ -114,55 +113,6 @@ def annotate(
         warnings.warn(message, stacklevel=2)
     q = encode_cells(atlas.model, source, "invariant")
     return describe(atlas, q, calling, overlap).set_axis(pd.Index(adata.obs_names))
-
-
-def prediction_sets(
-    atlas: Atlas,
-    adata: AnnData,
-    *,
-    coverage: float = 0.9,
-    layer: str | None = None,
-    gene_column: str | None = None,
-    minimum_overlap: float = MINIMUM_OVERLAP,
-) -> pd.DataFrame:
-    """Combinations a cell may be, such that the truth is among them as often as asked.
-
-    Split-conformal sets (Vovk et al. 2005; scores of Sadinle et al. 2019), by crepes. The promise
-    holds for cells like the held-out ones: see ``atlas.calibration.whole_donors``.
-
-    Parameters
-    ----------
-    atlas, adata, layer, gene_column, minimum_overlap
-        As in :func:`annotate`.
-    coverage
-        Share of cells whose set holds the truth, between 0 and 1.
-
-    Returns
-    -------
-    DataFrame of bool (cell, combination); a set may be empty.
-
-    Raises
-    ------
-    SettingsError
-        If the coverage is no share, or the atlas was not calibrated.
-    """
-    if not 0 < coverage < 1:
-        raise SettingsError(f"coverage is {coverage!r}; it takes a share between 0 and 1.")
-    if atlas.calibration is None:
-        raise SettingsError(
-            "The atlas has no calibration: fewer than 20 labelled cells were held out."
-        )
-    source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
-    q = encode_cells(atlas.model, source, "invariant")
-    calls = call_cells(q, atlas.model.prior_invariant)
-    p = log_probabilities(atlas, calls, allowed_by(atlas, {}), "reference").exp().numpy()
-    conformal = ConformalClassifier().fit(alphas=atlas.calibration.call_scores.numpy())
-    inside = conformal.predict_set(1 - p, confidence=coverage, smoothing=False)
-    return pd.DataFrame(
-        np.asarray(inside, dtype=bool),
-        index=pd.Index(adata.obs_names),
-        columns=joint_names(atlas),
-    )
 
 
 @torch.inference_mode()

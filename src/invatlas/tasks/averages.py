@@ -1,7 +1,7 @@
 """Genes averaged over cells, before a change and in every draw of what came after it.
 
     m_g         counts per 10,000 as measured, averaged over the cells
-    m'_sg       the same in draw s of the model (counterfactual.py)
+    m'_sg       the same in draw s of the model (prediction.py)
     d_sg        = log2 (m'_sg + c) / (m_g + c)
     d_g         ~ N(mean_s d_sg, (w sd_s d_sg)^2)
 

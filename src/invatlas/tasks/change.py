@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from invatlas.data.covariates import MISSING, Covariate, text_values
+from invatlas.data.columns import text_values
+from invatlas.data.covariates import MISSING, Covariate
 from invatlas.data.knots import locate, read_numbers
 from invatlas.errors import CovariateError
 from invatlas.model.invae import Model

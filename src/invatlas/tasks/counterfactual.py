@@ -13,27 +13,18 @@ their average and tells the decoder none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 from anndata import AnnData
-from torch import Tensor
 
 from invatlas.atlas import Atlas
-from invatlas.data.counts import CountSource
-from invatlas.data.minibatch import gather_counts
 from invatlas.errors import CovariateError, SettingsError
-from invatlas.model.invae import Model
-from invatlas.model.likelihoods import CountDistribution
-from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.annotate import Calling, describe
-from invatlas.tasks.averages import PER, Averages, average_counts
+from invatlas.tasks.averages import PER
 from invatlas.tasks.change import (
     Change,
-    Moves,
     apply_change,
     find_strange,
     move_biology,
@@ -43,10 +34,10 @@ from invatlas.tasks.change import (
 )
 from invatlas.tasks.differential import LEAST_THRESHOLD, THRESHOLD
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, find_counted, match_counts
-from invatlas.training.posterior import CHUNK, encode_cells
+from invatlas.tasks.prediction import Cells, Job
+from invatlas.training.posterior import encode_cells
 
 SAMPLES = 20
-LEAST_COUNTS = 1e-12  # a cell without counts keeps none
 
 
 def counterfactual(
@@ -149,118 +140,6 @@ def counterfactual(
         mean, deviation = np.log1p(scale * mean), scale * deviation / (1 + scale * mean)
     result.layers["counterfactual"], result.layers["counterfactual_sd"] = mean, deviation
     return result
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Cells whose latents are known, the genes that were counted and the cells to average over."""
-
-    source: CountSource
-    q: dict[str, DiagonalGaussian]
-    counted: Tensor
-    supported: np.ndarray
-
-    def order(self) -> np.ndarray:
-        """An order of the cells that their latents decide, not the order they came in."""
-        return np.lexsort(self.q["invariant"].mean.numpy().T[::-1])
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Counts of cells after a change.
-
-    Attributes
-    ----------
-    mean, deviation
-        Expected counts and their standard deviation over draws, float32 (cell, gene).
-    drawn
-        One draw of the counts, CSR (cell, gene).
-    averages
-        Over the supported cells.
-    """
-
-    mean: np.ndarray
-    deviation: np.ndarray
-    drawn: sp.csr_matrix
-    averages: Averages
-
-
-@dataclass(frozen=True)
-class Job:
-    """Where each set of latents goes, and what the decoder is told before and after."""
-
-    moves: dict[str, Moves]
-    before: Tensor
-    after: Tensor
-
-    @torch.inference_mode()
-    def predict(self, model: Model, cells: Cells, samples: int, seed: int) -> Prediction:
-        """Predict the counts of cells, so that neither their order nor CHUNK makes a difference."""
-        *seeds, thin, join, path = np.random.default_rng(seed).spawn(samples + 3)
-        transports = [{w: moves.draw(path) for w, moves in self.moves.items()} for _ in seeds]
-        order, (n_cells, n_genes) = cells.order(), cells.source.matrix.shape
-        mean, deviation = (np.zeros((n_cells, n_genes), np.float32) for _ in range(2))
-        sums, squares, drawn = np.zeros((samples, n_genes)), np.zeros(n_genes), []
-        for start in range(0, n_cells, CHUNK):
-            rows = order[start : start + CHUNK]
-            sparse, library_size = gather_counts(cells.source, rows)
-            counts, per = (
-                sparse.to_dense(),
-                PER / library_size * torch.from_numpy(cells.supported[rows]),
-            )
-            total, total_squares = torch.zeros(2, len(rows), n_genes, dtype=torch.float64)
-            for s, (transport, generator) in enumerate(zip(transports, seeds, strict=True)):
-                z = _draw(cells.q, rows, generator)
-                here = _decode(model, z, self.before[rows], library_size)
-                for which, moved in transport.items():
-                    z[which] = moved(z[which], self.moves[which].kind[rows])
-                there = _decode(model, z, self.after[rows], library_size)
-                x = here.carry(torch.where(cells.counted, counts, here.expected_counts), there)
-                x = x * (library_size / x.sum(1).clamp_min(LEAST_COUNTS))[:, None]
-                total += x
-                total_squares += x.double().square()
-                sums[s] += (per @ x).double().numpy()
-            expected = total / samples
-            variance = (total_squares - samples * expected.square()) / (samples - 1)
-            mean[rows], deviation[rows] = expected, variance.clamp_min(0).sqrt()
-            squares += (per.double().square() @ expected.square()).numpy()
-            drawn.append(draw_counts(counts.numpy(), mean[rows], thin, join))
-        n = int(cells.supported.sum())
-        noise = (squares / n - (sums.mean(0) / n) ** 2).clip(0) / n
-        back = np.argsort(order)
-        before = np.where(cells.counted, average_counts(cells.source, cells.supported), np.nan)
-        averages = Averages(before, sums / n, noise)
-        return Prediction(mean, deviation, sp.vstack(drawn, "csr")[back], averages)
-
-
-def draw_counts(
-    counts: np.ndarray, expected: np.ndarray, thin: np.random.Generator, join: np.random.Generator
-) -> sp.csr_matrix:
-    """Draw counts of some mean, the nearest to those there are: thinned, or joined by others."""
-    kept = thin.binomial(counts.astype(np.int64), np.minimum(1, expected / np.maximum(counts, 1)))
-    joined = join.poisson(np.maximum(0, expected - counts))
-    return sp.csr_matrix((kept + joined).astype(np.float32))
-
-
-def _draw(
-    q: dict[str, DiagonalGaussian], rows: np.ndarray, generator: np.random.Generator
-) -> dict[str, Tensor]:
-    """One draw of all latents of each cell, a row of random numbers for each."""
-    sizes = [posterior.mean.shape[1] for posterior in q.values()]
-    noise = torch.from_numpy(generator.standard_normal((len(rows), sum(sizes)))).float()
-    parts = zip(q.items(), noise.split(sizes, 1), strict=True)
-    return {
-        which: torch.addcmul(p.mean[rows], part, (0.5 * p.log_variance[rows]).exp())
-        for (which, p), part in parts
-    }
-
-
-def _decode(
-    model: Model, z: dict[str, Tensor], technical: Tensor, library_size: Tensor
-) -> CountDistribution:
-    logits = model.decode(torch.cat([z[which] for which in LATENTS], 1), technical)
-    counts: CountDistribution = model.likelihood(logits, library_size)
-    return counts
 
 
 def _plan(

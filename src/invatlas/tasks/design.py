@@ -22,7 +22,8 @@ import torch
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
-from invatlas.data.covariates import Covariate, text_values
+from invatlas.data.columns import text_values
+from invatlas.data.covariates import Covariate
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.tasks.embed import embed
 from invatlas.tasks.prior_effects import Measured, Weights, fit_effects, predict

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from invatlas.data.covariates import text_values
+from invatlas.data.columns import text_values
 from invatlas.errors import CovariateError, DataError
 
 Value: TypeAlias = str | float | bool

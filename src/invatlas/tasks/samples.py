@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
-from invatlas.data.covariates import text_values
+from invatlas.data.columns import text_values
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.tasks.embed import embed
 

@@ -20,8 +20,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy.optimize import brentq
 
+from invatlas.data.columns import text_values
 from invatlas.data.counts import CountSource
-from invatlas.data.covariates import text_values
 from invatlas.data.knots import read_numbers
 from invatlas.errors import CovariateError, SettingsError
 

@@ -37,8 +37,8 @@ from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 
 from invatlas.atlas import Atlas
+from invatlas.data.columns import text_values
 from invatlas.data.counts import check_cells
-from invatlas.data.covariates import text_values
 from invatlas.errors import CovariateError, DataError, GeneError
 from invatlas.processor import kept_threads
 from invatlas.tasks.differential import differential_expression

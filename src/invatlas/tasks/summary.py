@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from invatlas.atlas import Atlas
-from invatlas.data.confounding import Finding, tell_finding
 from invatlas.data.covariates import MISSING, Covariate
+from invatlas.data.findings import Finding, tell_finding
 from invatlas.tasks.annotate import Calling
 from invatlas.tasks.map import Mapped
 

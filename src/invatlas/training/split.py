@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from invatlas.settings import Settings
+
 ENOUGH_DONORS = 20
 ENOUGH_CELLS = 20
 
@@ -29,6 +31,12 @@ class Split:
     train: np.ndarray
     held_out: np.ndarray
     covariate: int | None
+
+
+def draw_split(biological: np.ndarray, technical: np.ndarray, settings: Settings) -> Split:
+    """Choose the cells a fit holds out, from codes in which scales are missing."""
+    seed = settings.seed if settings.split_seed is None else settings.split_seed
+    return split_cells(biological, technical, settings.held_out, np.random.default_rng(seed))
 
 
 def split_cells(

@@ -1,0 +1,34 @@
+"""What a column of obs holds, as text."""
+
+from __future__ import annotations
+
+import difflib
+
+import numpy as np
+import pandas as pd
+
+from invatlas.errors import CovariateError
+
+MISSING_SPELLINGS = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "unknown"})
+
+
+def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
+    """Values of a column as text, missing where the column says so in any common spelling."""
+    if name not in obs.columns:
+        close = difflib.get_close_matches(name, map(str, obs.columns), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        columns = ", ".join(map(str, obs.columns)) or "none"
+        raise CovariateError(f"obs has no column {name!r}; it has {columns}.{hint}")
+    column = obs[name]
+    text = column.astype(object).where(column.notna(), None).map(_as_text, na_action="ignore")
+    return text.where(~text.str.strip().str.lower().isin(MISSING_SPELLINGS))
+
+
+def holds_fractions(column: pd.Series) -> bool:
+    """Whether a column holds floating-point numbers that are not all whole."""
+    return pd.api.types.is_float_dtype(column) and bool((column.dropna() % 1 != 0).any())
+
+
+def _as_text(value: object) -> str:
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if whole else str(value)  # type: ignore[call-overload]

@@ -1,0 +1,202 @@
+"""The command that fits an atlas: what is asked, what is told before, what is written after."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from invatlas.assignments import RUN_KEYS, choose_settings, read_assignments
+from invatlas.errors import InvatlasError
+from invatlas.files import read_cells, read_genes, read_run, refuse_output
+from invatlas.interruption import STATUS, Interruption, interruptible
+from invatlas.options import Layer, Overwrite, Threads, use_threads
+from invatlas.settings import PRIOR_NAMES, Settings, read_toml
+from invatlas.terminal import explained, note, say, show_agreement, show_confounding
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from invatlas.atlas import Atlas
+
+DEFAULTS = Settings()
+COLUMN = "obs column, or column:continuous for a scale; may be repeated."
+
+
+def fit(
+    cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the atlas.")],
+    biological: Annotated[list[str] | None, typer.Option("--biological", "-b", help=COLUMN)] = None,
+    technical: Annotated[list[str] | None, typer.Option("--technical", "-t", help=COLUMN)] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with any setting, or the atlas.json of an earlier fit."),
+    ] = None,
+    hierarchy: Annotated[
+        Path | None,
+        typer.Option(help="TOML file: a table a column, coarse value = \\[finer values]."),
+    ] = None,
+    layer: Layer = None,
+    genes: Annotated[
+        int | None,
+        typer.Option(help="Highly variable genes; 0 takes all.", show_default=str(DEFAULTS.genes)),
+    ] = None,
+    genes_file: Annotated[
+        Path | None, typer.Option(help="Text file that names the genes, one a line.")
+    ] = None,
+    likelihood: Annotated[
+        str | None,
+        typer.Option(
+            help=f"negative_binomial, poisson or gaussian; {DEFAULTS.likelihood} by default."
+        ),
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help=f"{', '.join(PRIOR_NAMES)}; {DEFAULTS.prior} by default.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Chosen from the data by default.")] = None,
+    minibatch_size: Annotated[
+        int | None, typer.Option(help="Cells in a step; chosen from the data by default.")
+    ] = None,
+    technical_in_decoder: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether the decoder is told the technical values.",
+            show_default=str(DEFAULTS.technical_in_decoder).lower(),
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of every random choice.", show_default=str(DEFAULTS.seed)),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any other setting, as name=value; docs/settings.md lists them."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Fit with so many seeds; keep the one nearest to the others."),
+    ] = None,
+    threads: Threads = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a study whose covariates are confounded.")
+    ] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Show in the report what the latents tell.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit an atlas to raw counts and write it, with its latents and a report."""
+    start = time.perf_counter()
+    with explained():
+        run = read_run(config)
+        flags = {
+            "biological": biological,
+            "technical": technical,
+            "hierarchy": read_toml(hierarchy) if hierarchy else None,
+            "layer": layer,
+            "genes_file": str(genes_file) if genes_file else None,
+            "genes": genes,
+            "likelihood": likelihood,
+            "prior": prior,
+            "epochs": epochs,
+            "minibatch_size": minibatch_size,
+            "technical_in_decoder": technical_in_decoder,
+            "seed": seed,
+            **read_assignments(setting or []),
+        }
+        run |= {name: value for name, value in flags.items() if value is not None}
+        settings = choose_settings({k: v for k, v in run.items() if k not in RUN_KEYS})
+        refuse_output(output, overwrite)
+        from invatlas.folders import check_target
+        from invatlas.storage import ATLAS
+
+        check_target(output.resolve(), ATLAS)
+        adata = read_cells(cells)
+        _check_design(adata, run)
+        use_threads(threads)
+        with interruptible(say) as interruption:
+            atlas = _fit(adata, run, settings, strict, seeds)
+            _write_fit(atlas, adata, output, cells.stem, interruption, audit)
+        trained = atlas.record["training"]
+        say(
+            f"Fitted {adata.n_obs:,} cells x {len(atlas.genes):,} genes in "
+            f"{time.perf_counter() - start:.0f} s ({trained['epochs']} epochs, "
+            f"{trained['stopped']}; best {trained['best_epoch']})."
+        )
+        say(f"Wrote {output}; open {output / 'report.html'} in a browser.")
+        if interruption.came:
+            raise typer.Exit(STATUS)
+
+
+def _fit(
+    adata: AnnData, run: dict[str, Any], settings: Settings, strict: bool, seeds: int | None
+) -> Atlas:
+    from invatlas.atlas import fit as fit_atlas
+
+    columns = run.get("biological", []), run.get("technical", [])
+    choices: dict[str, Any] = {
+        "hierarchy": run.get("hierarchy"),
+        "layer": run.get("layer"),
+        "genes": read_genes(run["genes_file"]) if "genes_file" in run else run.get("gene_names"),
+        "settings": settings,
+        "progress": True,
+        "strict": strict,
+    }
+    if not seeds:
+        return fit_atlas(adata, *columns, **choices)
+    from invatlas.evaluate.consensus import fit_seeds
+
+    atlas, agreed = fit_seeds(adata, *columns, seeds=seeds, **choices)
+    show_agreement(agreed, atlas.settings.seed)
+    return atlas
+
+
+def _check_design(adata: AnnData, run: dict[str, Any]) -> None:
+    from invatlas.data.confounding import check_design
+    from invatlas.data.findings import VERDICTS
+
+    findings = check_design(
+        adata.obs, run.get("biological", []), run.get("technical", []), run.get("hierarchy")
+    )
+    show_confounding(findings, VERDICTS)
+
+
+def _write_fit(
+    atlas: Atlas, adata: AnnData, output: Path, title: str, interruption: Interruption, audit: bool
+) -> None:
+    from invatlas.folders import staged
+    from invatlas.report.page import write_report
+    from invatlas.storage import ATLAS, write_atlas
+    from invatlas.tasks.map import map_cells
+    from invatlas.tasks.summary import summarise
+
+    interruption.stage = "layout"
+    for warning in atlas.record["warnings"]:
+        note(warning, "Warning")
+    say("Laying cells out on a plane and writing the report.")
+    mapped = map_cells(atlas, adata, layer=atlas.record["layer"], layout=True)
+    told = None
+    if audit:
+        from invatlas.evaluate import leakage
+
+        try:
+            told = leakage(atlas, adata, layer=atlas.record["layer"])
+        except InvatlasError as error:
+            note(f"There is no audit. {error}", "Warning")
+    interruption.stage = "writing"
+    with staged(output, ATLAS) as folder:
+        write_atlas(atlas, folder)
+        mapped.cells.write_h5ad(folder / "latents.h5ad", compression="gzip")
+        write_report(
+            folder / "report.html",
+            summary=summarise(atlas, mapped.cells.obs, title),
+            latents=mapped.cells,
+            history=atlas.history,
+            warnings=atlas.record["warnings"],
+            audit=told,
+        )
+        interruption.stage = "moving"

@@ -1,0 +1,80 @@
+"""What an atlas remembers of its fit: plain values, and sentences for its reader."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from invatlas.data.columns import holds_fractions
+from invatlas.data.covariates import Schema
+from invatlas.data.minibatch import Cells
+from invatlas.training.loop import Plan, Training
+from invatlas.training.split import Split
+
+
+def describe_training(
+    training: Training, plan: Plan, seconds: float, calibration_seconds: float
+) -> dict[str, Any]:
+    """Say how training went, in plain values."""
+    speeds = [row["cells_per_second"] for row in training.history]
+    return {
+        "epochs": len(training.history),
+        "planned": asdict(plan),
+        "best_epoch": training.best_epoch,
+        "stopped": training.stopped,
+        "seconds": seconds,
+        "calibration_seconds": calibration_seconds,
+        "cells_per_second": float(np.median(speeds)),
+    }
+
+
+def describe_split(split: Split, schema: Schema, cells: Cells) -> str:
+    """Say which cells were held out of training."""
+    n_held = len(split.held_out)
+    if not n_held:
+        return "No cells were held out: there are too few. Training ran its full length."
+    if split.covariate is None:
+        return f"{n_held} cells, drawn at random, were held out to tell when to stop."
+    covariate = schema.technical[split.covariate]
+    codes = np.unique(cells.technical[split.held_out, split.covariate])
+    values = ", ".join(covariate.categories[code] for code in codes)
+    return (
+        f"{n_held} cells, all those of {covariate.name} {values}, were held out "
+        "to tell when to stop."
+    )
+
+
+def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
+    """Say what in the cells and columns of a study calls for caution."""
+    found = []
+    if empty := int((cells.source.matrix.getnnz(axis=1) == 0).sum()):
+        found.append(
+            f"{empty} cells have no counts in the modelled genes; their latents mean nothing."
+        )
+    if not adata.obs_names.is_unique:
+        twice = adata.obs_names[adata.obs_names.duplicated()][0]
+        found.append(f"Cell names are not unique (for instance {twice!r}); rows keep their order.")
+    if not adata.var_names.is_unique:
+        found.append("Gene names are not unique; counts of one name were added up.")
+    if not schema.technical:
+        found.append(
+            "No technical column was named, so nothing says what the laboratory did: X_spurious "
+            "learns little, and X_invariant may hold differences of donors and batches."
+        )
+    for covariate in schema.covariates:
+        if not covariate.knots and holds_fractions(adata.obs[covariate.name]):
+            found.append(
+                f"{covariate.name} holds numbers, and each of {len(covariate.categories)} was "
+                f"taken as a category. {covariate.name}:continuous takes them as a scale."
+            )
+        codes = covariate.encode(adata.obs)
+        few = [name for code, name in enumerate(covariate.categories) if (codes == code).sum() < 5]
+        if few:
+            found.append(
+                f"{covariate.name}: {len(few)} values have fewer than 5 cells "
+                f"({', '.join(few[:5])}); what is said of them is weakly founded."
+            )
+    return found

@@ -1,0 +1,106 @@
+"""One fit, and the second one that calibrates it: `Job.run -> train -> objective_terms`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from invatlas.data.covariates import Schema
+from invatlas.data.minibatch import Cells
+from invatlas.errors import TrainingError
+from invatlas.model.invae import Model
+from invatlas.settings import Settings
+from invatlas.training.calibration import Calibration, calibrate, calibrate_on_donors
+from invatlas.training.combinations import count_cells, tabulate
+from invatlas.training.loop import Plan, Training, plan_training, train
+from invatlas.training.progress import watch
+from invatlas.training.split import Split, split_cells, split_donors
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells to fit a model to, with everything that stays the same from one fit to the next."""
+
+    cells: Cells
+    schema: Schema
+    settings: Settings
+    names: pd.Index
+    progress: bool
+
+    def plan(self, split: Split) -> Plan:
+        """Epochs and minibatch size for the cells of a split."""
+        return plan_training(len(split.train) + len(split.held_out), self.settings)
+
+    def run(self, split: Split, title: str) -> tuple[Model, Training]:
+        """Fit a new model; the seed decides everything."""
+        torch.manual_seed(self.settings.seed)
+        biological, technical = self.schema.biological, self.schema.technical
+        codes = self.cells.technical[split.train]
+        model = Model(
+            self.cells.source.matrix.shape[1],
+            tabulate(biological, self.cells.biological[split.train]),
+            replace(tabulate(technical, codes), cells=count_cells(technical, codes)),
+            float(np.median(self.cells.source.library_size)),
+            self.settings,
+        )
+        plan = self.plan(split)
+        with watch(plan.epochs, self.progress, title) as on_epoch:
+            return model, train(
+                model, self.cells, split, plan, self.settings, on_epoch, self.describe
+            )
+
+    def calibrate(
+        self, model: Model, training: Training, split: Split
+    ) -> tuple[Calibration | None, list[str]]:
+        """Learn from held-out cells how far calls can be trusted; from spared donors if need be.
+
+        A second fit that is interrupted or fails leaves the calibration on cells drawn at random,
+        and a sentence that says so.
+        """
+        settings, cells = self.settings, self.cells
+        generator = np.random.default_rng(settings.seed)
+        try:
+            found = calibrate(model, cells, split, generator)
+        except KeyboardInterrupt:
+            return None, ["Calls are not calibrated, since the fit was interrupted in it."]
+        if found is None or split.covariate is not None or not settings.spared_donors:
+            return found, []
+        biological, technical = self.schema.keep_categories(cells.biological, cells.technical)
+        spared = split_donors(biological, technical, settings.spared_donors, generator)
+        if spared is None:
+            return found, []
+        column = self.schema.technical[spared.covariate or 0].name
+        left_out = [
+            f"The calibration on values of {column} that training never met was left out, since "
+            "the fit was interrupted or failed in it, or met other combinations of values; calls "
+            f"are calibrated on cells drawn at random and promise less for a new {column}."
+        ]
+        if training.stopped == "interrupted":
+            return found, left_out
+        rows = spared.train
+        inner = split_cells(biological[rows], technical[rows], settings.held_out, generator)
+        inner = Split(rows[inner.train], rows[inner.held_out], None)
+        try:
+            second, second_training = self.run(inner, "calibration")
+            tables = [fitted.prior_invariant.combinations for fitted in (model, second)]
+            if second_training.stopped == "interrupted" or not torch.equal(*tables):
+                return found, left_out
+            return calibrate_on_donors(found, second, inner, cells, spared.held_out, generator), []
+        except (KeyboardInterrupt, TrainingError):
+            return found, left_out
+
+    def describe(self, rows: np.ndarray) -> str:
+        """Name the cells of a minibatch by what could be wrong with them."""
+        codes = np.concatenate([self.cells.biological[rows], self.cells.technical[rows]], axis=1)
+        values = []
+        for covariate, column in zip(self.schema.covariates, codes.T, strict=True):
+            seen = [covariate.categories[code] for code in np.unique(column[column >= 0])]
+            more = f" and {len(seen) - 4} more" if len(seen) > 4 else ""
+            values.append(f"{covariate.name}: {', '.join(seen[:4]) or 'missing'}{more}")
+        return (
+            f"Its {len(rows)} cells start with {self.names[rows[0]]!r}; {'; '.join(values)}; "
+            f"their largest count is {self.cells.source.matrix[rows].max()}."
+        )
