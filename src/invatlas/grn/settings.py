@@ -42,7 +42,8 @@ class NetworkSettings:
     off_targets
         Whether to look for genes that experiments moved beside their target.
     off_target_cost
-        What an off-target must gain over an edge to be named, in nats.
+        What an off-target must gain over an edge to be named, in nats, beside the logarithm of
+        the number of genes and experiments.
     learning_rate
         Of Adam.
     minibatch_size
