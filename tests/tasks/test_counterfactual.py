@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
-from conftest import quick_fit
 
 import invatlas as ia
+from conftest import quick_fit
 from invatlas.data.covariates import Covariate
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.tasks import prediction
