@@ -16,7 +16,7 @@ from invatlas.errors import TrainingError
 from invatlas.grn.baselines import lasso
 from invatlas.grn.dynamics import Dynamics
 from invatlas.grn.evidence import total_effects
-from invatlas.grn.experiments import Experiments, read_experiments
+from invatlas.grn.experiments import NORMALISED, Experiments, read_experiments
 from invatlas.grn.measured import Measured, measure
 from invatlas.grn.member import choose_refinement, fit_member
 from invatlas.grn.objective import Unknowns
@@ -222,6 +222,7 @@ def _assemble(
 ) -> Network:
     for unknowns in members:
         unknowns.requires_grad_(False)
+        unknowns.dynamics.logarithmic = experiments.scale == NORMALISED
     genes, s = experiments.genes, measured.series
     starts = [
         s.y[s.lineage == k, 0].mean(0) if (s.lineage == k).any() else measured.centre

@@ -3,8 +3,9 @@
     do(g):  dy_g/dt = d_g (m_g f_g(p) - y_g)
 
 m_g is 0 in a knockout, 1/2 in a knockdown, 2 in an over-expression, or what ``left`` says; several
-genes at once. Predictions are means over the members of the ensemble, their spread is its standard
-deviation.
+genes at once. Where the network was fitted to counts, it is a share of the counts per 10,000, not
+of their logarithm (dynamics.py). Predictions are means over the members of the ensemble, their
+spread is its standard deviation.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def intervene(
     kind
         ``knockout``, ``knockdown`` or ``overexpression``.
     left
-        Share of production that is left, instead of the kind's: 0, 1/2, 2.
+        Share of production that is left, instead of the kind's: 0, 1/2, 2; of counts per 10,000
+        where the network was fitted to counts.
     lineage
         Lineage to follow; the first one by default.
     times
