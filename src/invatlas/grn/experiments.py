@@ -166,7 +166,12 @@ def read_experiments(
     )
     in_time = np.flatnonzero(timed)
     trajectories, notes = read_trajectories(
-        y[in_time], times[in_time], names.iloc[in_time], [done[i] for i in in_time], bins
+        y[in_time],
+        times[in_time],
+        names.iloc[in_time],
+        [done[i] for i in in_time],
+        bins,
+        scale == NORMALISED,
     )
     if trajectories and steady and interventions is None and experiment is None:
         notes.append(
