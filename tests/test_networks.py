@@ -286,7 +286,8 @@ def test_what_exists_is_kept_unless_told_otherwise(
         *asked, tmp_path / "mine.txt", "--overwrite"
     )
     for seed in (1, 2):
-        call(*asked, tmp_path / "grn", "--seed", seed, "--overwrite")
+        given = ("--set", "seed=7", "--seed", seed)  # a flag wins
+        call(*asked, tmp_path / "grn", *given, "--overwrite")
     assert ia.grn.load(tmp_path / "grn").settings.seed == 2
     assert sorted(place.name for place in tmp_path.iterdir()) == ["grn", "mine.txt"]
 

@@ -95,7 +95,8 @@ def fit(
         typer.Option("--set", help="A setting, as name=value; docs/networks.md lists them."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of every random choice.", show_default="0")
+        int | None,
+        typer.Option(help="Seed of every random choice; wins over --set seed.", show_default="0"),
     ] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -193,7 +194,7 @@ def _choose_settings(assignments: list[str], seed: int | None) -> NetworkSetting
 
     values = read_assignments(assignments)
     if seed is not None:
-        values.setdefault("seed", seed)
+        values["seed"] = seed
     return NetworkSettings.from_dict(values)
 
 

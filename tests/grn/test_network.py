@@ -272,6 +272,7 @@ def test_genes_that_do_not_vary_do_no_harm(series: AnnData, production: str) -> 
         ({"steps": 10.5}, r"steps is 10.5"),
         ({"members": True}, r"members is True"),
         ({"seed": -1}, r"seed is -1"),
+        ({"seed": 10**17}, r"seed is 10{17}; it takes a whole number from 0 to 4,294,967,295"),
         ({"refine_steps": -1}, r"refine_steps is -1; it takes a whole number from 0 on"),
         ({"minibatch_size": None}, r"minibatch_size is None"),
         ({"edge_cost": -1.0}, r"edge_cost is -1.0; it takes a number from 0 on"),
