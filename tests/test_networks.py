@@ -252,6 +252,7 @@ def test_a_lineage_that_is_none_is_refused(network: ia.grn.Network, tmp_path: Pa
     two = replace(
         network,
         lineages=("left", "right"),
+        times=network.times * 2,
         starts=np.repeat(network.starts, 2, axis=0),
         members=(replace(network.members[0], dynamics=dynamics),),
     )
@@ -260,6 +261,10 @@ def test_a_lineage_that_is_none_is_refused(network: ia.grn.Network, tmp_path: Pa
     said = refuse(*ask, "--lineage", "middle")
     assert "no lineage 'middle'; the network has left, right" in said
     call(*ask, "--lineage", "right")
+    ia.grn.save(network, tmp_path / "grn", overwrite=True)
+    assert "which all its series share; name no lineage" in refuse(
+        *ask, "--overwrite", "--lineage", "one"
+    )
 
 
 def test_stiff_dynamics_are_a_clear_error(network: ia.grn.Network, tmp_path: Path) -> None:
@@ -268,7 +273,7 @@ def test_stiff_dynamics_are_a_clear_error(network: ia.grn.Network, tmp_path: Pat
     member = replace(network.members[0], dynamics=dynamics)
     ia.grn.save(replace(network, members=(member,)), tmp_path / "grn")
     ask = ("knockout", tmp_path / "grn", "--gene", "A", "-o", tmp_path / "out.h5ad")
-    assert "dopri5 gave up between times 0 and 7" in refuse(*ask)
+    assert "dopri5 gave up within 7 of time" in refuse(*ask)
     assert "too stiff" in refuse(*ask, "--method", "rk4")
     assert [place.name for place in tmp_path.iterdir()] == ["grn"]
 

@@ -167,14 +167,15 @@ def knockout(
         float | None, typer.Option(help="Share of production that is left, instead of the kind's.")
     ] = None,
     lineage: Annotated[
-        str | None, typer.Option(help="Lineage to follow; the first one by default.")
+        str | None,
+        typer.Option(help="Lineage to follow, where they differ; the first one by default."),
     ] = None,
     method: Annotated[
         str, typer.Option(help="Solver: dopri5, or rk4 where that fails.")
     ] = "dopri5",
     overwrite: Overwrite = False,
 ) -> None:
-    """Predict expression in time and at rest, with and without an intervention."""
+    """Predict expression at rest, and in time after a fit of series, with an intervention."""
     with explained():
         from invatlas.grn.predict import intervene
         from invatlas.grn.storage import load

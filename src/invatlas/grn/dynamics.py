@@ -237,15 +237,15 @@ class Dynamics(nn.Module):
             path = solver(field, state, times, **choices)
         except (AssertionError, RuntimeError) as error:
             raise TrainingError(
-                f"The solver {method} gave up between times {float(times[0]):g} and "
-                f"{float(times[-1]):g} ({error}); the dynamics are too stiff for it. Fixed steps "
-                "(method='rk4') or a unit of time in which changes are slower may help."
+                f"The solver {method} gave up within {float(times[-1] - times[0]):g} of time "
+                f"({error}); the dynamics are too stiff for it. Fixed steps (method='rk4') or a "
+                "unit of time in which changes are slower may help."
             ) from error
         y = path[..., : start.shape[-1]].movedim(0, 1)
         if not (y.abs() <= MOST_EXPRESSION * (height + start.abs().max())).all():
             raise TrainingError(
-                "Expression ran away while the dynamics were solved; they are too stiff, or the "
-                f"span from {float(times[0]):g} to {float(times[-1]):g} is too long."
+                "Expression ran away while the dynamics were solved; they are too stiff, or a "
+                f"span of {float(times[-1] - times[0]):g} is too long."
             )
         return y
 

@@ -90,7 +90,7 @@ def write_network(network: Network, folder: Path) -> None:
         "settings": asdict(network.settings),
         "members": [_describe_member(member) for member in network.members],
         "lineages": list(network.lineages),
-        "times": list(network.times),
+        "times": [list(ends) for ends in network.times],
         "scale": network.scale,
         "warnings": list(network.warnings),
         "tables": {name: _describe_table(getattr(network, name)) for name in TABLES},
@@ -119,7 +119,7 @@ def load(path: str | Path) -> Network:
         genes = pd.Index([str(gene) for gene in card["genes"]])
         regulators = genes.isin(card["regulators"])
         lineages = tuple(map(str, card["lineages"]))
-        first, last = map(float, card["times"])
+        times = tuple((float(first), float(last)) for first, last in card["times"])
         warnings = tuple(map(str, card["warnings"]))
         scale = card["scale"]
         tables = {
@@ -133,7 +133,9 @@ def load(path: str | Path) -> Network:
             raise ValueError("regulators are no genes")
         if len(set(lineages)) != len(card["lineages"]) or not lineages:
             raise ValueError("there is no lineage, or one is there twice")
-        if not (math.isfinite(first) and math.isfinite(last) and first < last):
+        if len(times) not in (0, len(lineages)):
+            raise ValueError("some lineages have times and some have none")
+        if not all(-math.inf < first < last < math.inf for first, last in times):
             raise ValueError("the times do not rise")
         shape = (len(genes), len(lineages), scale == NORMALISED)
         members = [_lay_out(told, *shape) for told in card["members"]]
@@ -150,7 +152,7 @@ def load(path: str | Path) -> Network:
         lineages,
         tensors["starts"].numpy(),
         tensors["usual"].numpy(),
-        (first, last),
+        times,
         settings,
         tables["strengths"],
         tables["off_targets"],
