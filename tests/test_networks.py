@@ -18,6 +18,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 
 import invatlas as ia
@@ -264,6 +265,25 @@ def test_a_lineage_that_is_none_is_refused(network: ia.grn.Network, tmp_path: Pa
     ia.grn.save(network, tmp_path / "grn", overwrite=True)
     assert "which all its series share; name no lineage" in refuse(
         *ask, "--overwrite", "--lineage", "one"
+    )
+
+
+def test_knockout_says_what_swings_and_what_is_at_rest_alone(
+    frozen_expression: AnnData, tmp_path: Path
+) -> None:
+    rest = write(frozen_expression[16:].copy(), tmp_path)
+    call("fit", rest, *COLUMNS[4:], *QUICK, "-o", tmp_path / "grn")
+    network, ask = ia.grn.load(tmp_path / "grn"), ("knockout", tmp_path / "grn", "--gene", "A")
+    assert "Wrote 2 rows x 5 genes" in call(*ask, "-o", tmp_path / "rest.h5ad")
+    dynamics = deepcopy(network.members[0].dynamics)
+    dynamics.production.weight.data[:] = -30 * (1 - torch.eye(5))
+    member = replace(network.members[0], dynamics=dynamics, gates=torch.ones(5, 5))
+    swings = replace(network, members=(member,))
+    ia.grn.save(swings, tmp_path / "swings")
+    said = call("knockout", tmp_path / "swings", "--gene", "A", "-o", tmp_path / "swings.h5ad")
+    assert (
+        "Note: No steady state is found for 5 of 5 genes" in said
+        and "At rest: no other gene." in said
     )
 
 

@@ -28,7 +28,7 @@ from invatlas.files import (
 )
 from invatlas.interruption import settled
 from invatlas.options import Output, Overwrite, Threads, use_threads
-from invatlas.terminal import explained, note, say, show_table
+from invatlas.terminal import explained, note, noted, say, show_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,9 +181,10 @@ def knockout(
         from invatlas.grn.storage import load
 
         refuse_as_cells(output, overwrite)
-        predicted = intervene(
-            load(network), gene, kind=kind, left=left, lineage=lineage, method=method
-        )
+        with noted():
+            predicted = intervene(
+                load(network), gene, kind=kind, left=left, lineage=lineage, method=method
+            )
         write_cells(predicted, output)
         done = kind if left is None else f"{left:g} of its production left"
         say(f"{'+'.join(gene)}: {done}. At rest: {_list_changes(predicted, gene)}.")
@@ -270,6 +271,6 @@ def _write(network: Network, output: Path) -> None:
 def _list_changes(predicted: AnnData, genes: list[str]) -> str:
     """The genes an intervention moves most, beside its own."""
     rest = predicted[predicted.obs["time"].isna()].to_df().set_axis(["untouched", "intervened"])
-    change = (rest.loc["intervened"] - rest.loc["untouched"]).drop(genes)
+    change = (rest.loc["intervened"] - rest.loc["untouched"]).drop(genes).dropna()
     most = change.sort_values(key=abs, ascending=False).head(5)
-    return ", ".join(f"{gene} {by:+.3g}" for gene, by in most.items())
+    return ", ".join(f"{gene} {by:+.3g}" for gene, by in most.items()) or "no other gene"

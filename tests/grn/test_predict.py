@@ -7,11 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 
 import invatlas as ia
 from invatlas.errors import CovariateError, SettingsError
+from invatlas.grn.dynamics import Dynamics
+from invatlas.grn.network import Member
 from invatlas.grn.predict import predict_path, predict_rest
+from invatlas.grn.production import FAMILIES
 
 QUICK = ia.grn.NetworkSettings(steps=60, members=2, refine_steps=0)
 SERIES = {"time": "time", "lineage": "series"}
@@ -132,3 +136,22 @@ def test_times_far_from_zero_are_told_apart(network: ia.grn.Network) -> None:
     times = np.arange(3.0)
     paths = [predict_path(network, "", network.usual, times + late) for late in (0, 1.7e9)]
     assert np.array_equal(*paths)
+
+
+def test_what_swings_for_ever_has_no_steady_state(network: ia.grn.Network) -> None:
+    """Three genes that lower each other in a ring, and two that stand apart."""
+    one, n = torch.ones(5), 5
+    production = FAMILIES["sigmoid"](one, one, torch.zeros(n), torch.Generator())
+    dynamics = Dynamics(production, 1, 1.0, False)
+    gates = torch.zeros(n, n)
+    gates[[0, 1, 2], [1, 2, 0]] = 1
+    with torch.no_grad():
+        production.weight.copy_(-20 * gates)
+        production.offset[:3] = 0.5
+    member = Member(dynamics.requires_grad_(False), gates)
+    ring = replace(network, members=(member, network.members[0]))
+    with pytest.warns(UserWarning, match=r"for 3 of 5 genes \(A, B, C\).*is missing") as told:
+        rest = at_rest(ia.grn.intervene(ring, "E", times=[0.0, 1.0]))
+    assert len(told) == 1
+    assert np.isnan(rest[:, :3]).all() and np.isfinite(rest[:, 3:]).all()
+    assert np.isfinite(predict_rest(ring, np.ones((1, n)))).all()

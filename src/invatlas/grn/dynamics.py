@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from invatlas.errors import TrainingError
@@ -28,6 +28,7 @@ from invatlas.grn.production import Production
 
 ITERATIONS = 12
 STRIDES, STRIDE = 200, 0.2
+RESTLESSNESS = 0.01  # of a gene's height: the most that production and decay differ at rest
 PROTEIN_LIFE = 5.0  # half-life of proteins beside that of their transcripts
 SUBSTEPS = 2
 MOST_EXPRESSION = 1e6  # in usual levels, or starts; beyond it a solution has run away
@@ -134,6 +135,17 @@ class Dynamics(nn.Module):
     ) -> Float[Tensor, "row gene"]:
         """Steady states by short strides, which come to rest wherever strong feedback does."""
         return self.solve_rest(left, gates, shift, STRIDES, STRIDE)
+
+    def is_at_rest(
+        self,
+        y: Float[Tensor, "row gene"],
+        gates: Tensor,
+        left: Tensor,
+        shift: Tensor | float = 0.0,
+    ) -> Bool[Tensor, "row gene"]:
+        """Where m f(y) = y, to a hundredth of a gene's height."""
+        change = (self.produce(y, gates, left, shift) - y).abs()
+        return change <= RESTLESSNESS * self.production.level
 
     def follow_proteins(
         self, y: Float[Tensor, "series time gene"], times: Float[Tensor, "series time"]

@@ -10,6 +10,7 @@ spread is its standard deviation.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ FloatArray = NDArray[np.float64]
 POINTS = 41
 METHODS = ("dopri5", "rk4")
 MOST_LEFT = 100.0
+SHOWN = 5
 
 
 def intervene(
@@ -68,7 +70,8 @@ def intervene(
     AnnData
         A row for each time without and with the intervention, and a steady state of either;
         obs ``time`` (missing at rest) and ``state`` (``untouched`` or ``intervened``); X expected
-        expression, layer ``sd`` its standard deviation over members. Scale as in the fit.
+        expression, layer ``sd`` its standard deviation over members. Scale as in the fit. Genes
+        that come to no rest have no steady state: it is missing, with a warning.
 
     Raises
     ------
@@ -94,6 +97,7 @@ def intervene(
         path = _follow(network, member, row, at, kept, method)
         paths.append(torch.cat([path, _find_rest(member, row, kept)[:, None]], 1))
     both = torch.stack(paths).double().numpy()  # member, state, time, gene
+    _say_what_swings(network, np.isnan(both[:, :, -1]).any((0, 1)))
     obs = pd.DataFrame(
         {
             "time": [*at, np.nan] * 2,
@@ -245,9 +249,23 @@ def _follow(
 
 
 def _find_rest(member: Member, row: int, kept: Tensor) -> Tensor:
-    """Steady states (state, gene)."""
+    """Steady states (state, gene), missing where a gene comes to no rest."""
     dynamics, offset = member.dynamics, member.dynamics.lineage_offset[row]
-    return dynamics.settle(kept, member.gates, offset)
+    rest = dynamics.settle(kept, member.gates, offset)
+    still = dynamics.is_at_rest(rest, member.gates, kept, offset)
+    return rest.masked_fill(~still, torch.nan)
+
+
+def _say_what_swings(network: Network, swings: NDArray[np.bool_]) -> None:
+    """Warn, once for all members and states, of genes without a steady state."""
+    if swings.any():
+        names = network.genes[swings]
+        some = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        warnings.warn(
+            f"No steady state is found for {len(names)} of {len(network.genes)} genes ({some}): by "
+            "the equations they swing, or settle too slowly to tell. It is missing where so.",
+            stacklevel=3,
+        )
 
 
 __all__ = ["Member", "intervene", "predict_path", "predict_rest"]
