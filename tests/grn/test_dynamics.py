@@ -158,8 +158,6 @@ def test_what_is_left_of_counts_is_a_share_of_counts_not_of_their_logarithm() ->
     f = production(rest, GATES, SHIFT)
     assert torch.allclose(rest.expm1(), left * f.expm1())
     assert float(rest[1, 0]) < 1e-12
-    nothing = torch.ones(2, 3).double()
-    assert torch.equal(dynamics.produce(rest, GATES, nothing, SHIFT), f)
     times = torch.linspace(0, 300, 61).double()
     apart = rest.expand(2, -1) + 0.5
     solved = dynamics.solve(apart, times, GATES, left, SHIFT)[:, -1]
@@ -168,6 +166,10 @@ def test_what_is_left_of_counts_is_a_share_of_counts_not_of_their_logarithm() ->
     step = dynamics.step(still, times.expand(2, -1), GATES, left[:, None], SHIFT)[:, -1]
     for end in (solved, run, step):
         assert torch.allclose(end, rest, atol=1e-3)
+    p = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0))
+    nothing, gates, low = torch.ones(5000, 3), GATES.float(), -1.0
+    single = dynamics.float()
+    assert torch.equal(single.produce(p, gates, nothing, low), single.production(p, gates, low))
 
 
 def make_feedback(decay: float = 1.0) -> Dynamics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,16 @@ def test_interventions_leave_a_share_of_counts(
     rest = np.expm1(at_rest(ia.grn.intervene(counted, "C", kind=kind))[:, 2])
     assert 100 < rest[0] < 400
     assert rest[1] == pytest.approx(share * rest[0], rel=0.1)
+
+
+def test_a_network_of_counts_knows_that_it_is_one_when_it_comes_back(
+    counted: ia.grn.Network, tmp_path: Path
+) -> None:
+    ia.grn.save(counted, tmp_path / "grn")
+    back = ia.grn.load(tmp_path / "grn")
+    assert back.times == counted.times
+    found, expected = (ia.grn.intervene(n, "C", left=0.3, lineage="right") for n in (back, counted))
+    assert np.array_equal(found.X, expected.X)
 
 
 def test_a_lineage_is_followed_from_its_own_start_and_time(counted: ia.grn.Network) -> None:
