@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,20 @@ def study(frozen_study: AnnData) -> AnnData:
 def atlas(frozen_study: AnnData) -> ia.Atlas:
     """An atlas of the study."""
     return quick_fit(frozen_study)
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory, atlas: ia.Atlas) -> Path:
+    """The atlas in a folder that no test may change."""
+    folder = tmp_path_factory.mktemp("saved") / "atlas"
+    ia.save(atlas, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of the folder, to be broken at will."""
+    return Path(shutil.copytree(saved, tmp_path / "atlas"))
 
 
 @pytest.fixture(scope="session")

@@ -14,23 +14,16 @@ from shell import call
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, atlas: ia.Atlas) -> Path:
-    place = tmp_path_factory.mktemp("asked") / "atlas"
-    ia.save(atlas, place)
-    return place
-
-
-@pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory, frozen_study: AnnData) -> Path:
     place = tmp_path_factory.mktemp("cells") / "study.h5ad"
     frozen_study.write_h5ad(place)
     return place
 
 
-def test_explain_writes_genes_and_gene_sets(folder: Path, tmp_path: Path, atlas: ia.Atlas) -> None:
+def test_explain_writes_genes_and_gene_sets(saved: Path, tmp_path: Path, atlas: ia.Atlas) -> None:
     gmt = tmp_path / "sets.gmt"
     gmt.write_text("FIRST\t\t" + "\t".join(atlas.genes[:9]))
-    said = call("explain", folder, "-o", tmp_path / "why.csv", "--gene-sets", gmt)
+    said = call("explain", saved, "-o", tmp_path / "why.csv", "--gene-sets", gmt)
     assert "disease: disease_1 against healthy in type_2" in said and "FIRST" in said
     table = pd.read_csv(tmp_path / "why.csv", index_col="gene")
     expected = ia.explain(atlas, gene_sets=gmt)
@@ -40,15 +33,15 @@ def test_explain_writes_genes_and_gene_sets(folder: Path, tmp_path: Path, atlas:
 
 
 def test_donors_and_abundance_write_tables(
-    folder: Path, cells: Path, tmp_path: Path, atlas: ia.Atlas, study: AnnData
+    saved: Path, cells: Path, tmp_path: Path, atlas: ia.Atlas, study: AnnData
 ) -> None:
-    said = call("donors", folder, cells, "-o", tmp_path / "who.csv", "--drawings", 5)
+    said = call("donors", saved, cells, "-o", tmp_path / "who.csv", "--drawings", 5)
     assert "healthy: 3 samples" in said
     expected = ia.donors(atlas, study, drawings=5)
     assert pd.read_csv(tmp_path / "who.csv")["sample"].tolist() == list(expected.table["sample"])
     assert len(pd.read_csv(tmp_path / "who_strata.csv")) == 6
     told = tmp_path / "where.csv"
-    said = call("abundance", folder, cells, "-o", told, "--between", "healthy", "disease_1")
+    said = call("abundance", saved, cells, "-o", told, "--between", "healthy", "disease_1")
     assert said.count("Ask donors that were kept from the fit") == 1
     found = pd.read_csv(told, index_col="cell")["log_density_ratio"]
     wanted = ia.abundance(atlas, study, between=("healthy", "disease_1"))["log_density_ratio"]
@@ -56,18 +49,18 @@ def test_donors_and_abundance_write_tables(
 
 
 def test_design_ranks_the_candidates_of_a_file(
-    folder: Path, cells: Path, tmp_path: Path, study: AnnData
+    saved: Path, cells: Path, tmp_path: Path, study: AnnData
 ) -> None:
     candidates = tmp_path / "candidates.csv"
     study.obs[["cell_type", "disease"]].drop_duplicates().to_csv(candidates, index=False)
-    asked = ("design", folder, "-o", tmp_path / "next.csv", "--candidates", candidates)
+    asked = ("design", saved, "-o", tmp_path / "next.csv", "--candidates", candidates)
     said = call(*asked, "--budget", 2, "--reference", cells)
     found = pd.read_csv(tmp_path / "next.csv")
     assert len(found) == 2 and f"1. {found['cell_type'][0]}, {found['disease'][0]}:" in said
 
 
 def test_every_question_has_a_page(
-    folder: Path, cells: Path, tmp_path: Path, study: AnnData
+    saved: Path, cells: Path, tmp_path: Path, study: AnnData
 ) -> None:
     candidates = tmp_path / "candidates.csv"
     study.obs[["cell_type", "disease"]].drop_duplicates().to_csv(candidates, index=False)
@@ -82,7 +75,7 @@ def test_every_question_has_a_page(
         ("design", ("--candidates", candidates, "--budget", 2), "2 combinations tell"),
     ):
         ending = ".h5ad" if command == "counterfactual" else ".csv"
-        asked = (command, folder, *flags, "-o", tmp_path / f"{command}{ending}", "--report")
+        asked = (command, saved, *flags, "-o", tmp_path / f"{command}{ending}", "--report")
         assert "no ending .html" in call(*asked, tmp_path / "page.txt", status=1)
         page = tmp_path / f"{command}.html"
         assert f"Wrote {page}." in call(*asked, page)
@@ -90,12 +83,12 @@ def test_every_question_has_a_page(
         assert words in html and "<svg" in html and "sortable" in html, command
 
 
-def test_mistakes_are_explained(folder: Path, cells: Path, tmp_path: Path) -> None:
-    asked = ("design", folder, "--budget", 1, "-o")
+def test_mistakes_are_explained(saved: Path, cells: Path, tmp_path: Path) -> None:
+    asked = ("design", saved, "--budget", 1, "-o")
     assert "no ending .csv" in call(*asked, tmp_path / "next.txt", status=1)
     assert "Every combination" in call(*asked, tmp_path / "next.csv", status=1)
     absent = call(*asked, tmp_path / "next.csv", "--candidates", tmp_path / "no.csv", status=1)
     assert "cannot be read as a table" in absent
     (tmp_path / "who_strata.csv").write_text("mine")
-    said = call("donors", folder, cells, "-o", tmp_path / "who.csv", status=1)
+    said = call("donors", saved, cells, "-o", tmp_path / "who.csv", status=1)
     assert "exists already" in said and not (tmp_path / "who.csv").exists()

@@ -158,6 +158,14 @@ def test_the_path_of_many_genes_finds_what_the_grid_finds(
     assert len(genes) == GENES
 
 
+def test_the_only_regulator_has_none_of_its_own(experiments: Experiments) -> None:
+    one = replace(experiments, regulators=np.arange(GENES) == 0)
+    for name, method in METHODS.items():
+        scores = method(one)
+        assert scores.shape == (GENES, GENES), name
+        assert np.isfinite(scores).all() and not scores[:, 0].any() and not scores[1:].any()
+
+
 def test_what_a_yardstick_needs_is_named(experiments: Experiments) -> None:
     with pytest.raises(DataError, match="no steady states of single knockouts"):
         baselines.knockout_zscore(replace(experiments, steady=()))

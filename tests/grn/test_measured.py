@@ -66,6 +66,34 @@ def test_total_effects_are_those_by_hand() -> None:
     assert not z[1, [0, 2]].any() and not z[2, :2].any()
 
 
+def test_a_gene_that_most_knockouts_move_has_the_level_of_the_wild_types() -> None:
+    """Six knockouts of A and C stop B; five wild types know better, and agree on C."""
+    rng = np.random.default_rng(3)
+    y = rng.normal(1, 0.02, size=(11, 3))
+    y[:6, 1] = 0.05
+    y[:3, 0], y[3:6, 2] = 0, 0
+    m = measure_rows(y, ["A"] * 3 + ["C"] * 3 + ["none"] * 5)
+    assert np.allclose(m.centre, 1, atol=0.03)
+    assert m.centre[2] == pytest.approx(np.median(np.delete(y[:, 2], [3, 4, 5])))
+
+
+def test_weights_of_rows_are_weights_of_their_slopes() -> None:
+    m = measure_rows(SCREEN, TARGETS, KINDS)
+    alone = total_effects(m, torch.tensor([1.0, 0, 0, 1, 1, 1, 1]))
+    assert alone is not None
+    doses = 1**2 + 0.5**2 + 1**2
+    assert alone[0, 1] == pytest.approx((4 - 2) * doses**0.5 / np.std([2, 3, 8, 4, 4]))
+
+
+def test_time_series_of_dream4_are_upset_in_their_first_half() -> None:
+    y = np.random.default_rng(0).random((12, 3))
+    time = [float(t) for t in [0, 1, 2, 3, 4, 5] * 2]
+    series = ["a"] * 6 + ["b"] * 6
+    kind: list[str | None] = ["timeseries"] * 6 + [None] * 6
+    m = measure_rows(y, ["none"] * 12, kind, time, series)
+    assert m.series.upset[:, :, 0].tolist() == [[1.0, 1, 1, 0, 0, 0], [0.0] * 6]
+
+
 def test_genes_nobody_intervened_on_have_no_total_effects() -> None:
     m = measure_rows(SCREEN[:3], ["A", "A", "B+C"])
     z = total_effects(m)

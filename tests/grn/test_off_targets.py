@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
+from anndata import AnnData
 
 import invatlas as ia
 
@@ -47,6 +49,41 @@ def test_the_off_target_of_one_guide_in_three_is_named_and_no_other(
     assert np.sign(found.loc[0, "change"]) == np.sign(moved - 1)
     assert found.loc[0, "gain"] > 0
     assert found.loc[0, "verdict"] == "off-target"
+
+
+def test_a_guide_that_cuts_nothing_makes_no_off_targets_of_true_edges(truth: Truth) -> None:
+    """G0 has two targets, which only its other guides move."""
+    network = fit_guides(truth, "knockout", 0.0, {("G0", 2, "G0"): 0.95})
+    assert network.strengths.set_index("experiment").loc["G0-2", "left"] > 0.7
+    assert not len(network.off_targets)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "verdict"),
+    [
+        (("knockout", "overexpression"), "off-target or steep edge"),
+        (("knockout", "knockdown"), "off-target or steep edge"),
+        (("knockout", "knockout"), "off-target"),
+    ],
+)
+def test_only_an_experiment_as_strong_the_same_way_makes_a_verdict_sure(
+    kinds: tuple[str, str], verdict: str
+) -> None:
+    """Of two experiments on g0 the first alone moves g1, as one on a saturated edge does."""
+    rng = np.random.default_rng(0)
+    left = {"knockout": 0.0, "knockdown": 0.5, "overexpression": 2.0}
+    done = [("none", "wildtype")] * 3 + [(f"g{j}", kind) for j in range(8) for kind in kinds]
+    y = np.ones((len(done), 8))
+    for row, (target, kind) in enumerate(done[3:], 3):
+        y[row, int(target[1])] = left[kind]
+    y[3, 1] = 0
+    y += rng.normal(0, 0.03, y.shape)
+    obs = pd.DataFrame(done, columns=["target", "experiment"], index=[f"r{i}" for i in range(19)])
+    adata = AnnData(y, obs=obs, var=pd.DataFrame(index=[f"g{j}" for j in range(8)]))
+    found = ia.grn.fit(adata, **COLUMNS, settings=QUICK).off_targets
+    assert found[["experiment", "off_target", "verdict"]].to_numpy().tolist() == [
+        ["r3", "g1", verdict]
+    ]
 
 
 def test_partial_strength_is_learned_and_no_off_target_is_named_for_it(truth: Truth) -> None:

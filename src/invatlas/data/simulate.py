@@ -21,43 +21,25 @@ dense. True expression without technical effect is `softmax(beta + W_I z_I + w a
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy import sparse
 
 from invatlas.data.simulated_biology import (
-    SharedState,
     SimulatedBiology,
     draw_apart,
     draw_biology,
     draw_shared_state,
 )
+from invatlas.data.simulated_cells import Donors, draw_cells
 from invatlas.data.study_design import draw_design
 from invatlas.errors import SettingsError
 
 Array = NDArray[np.float32]
 Codes = NDArray[np.intp]
-
-_VALUES_AT_ONCE = 1_000_000  # cells x genes drawn in one go, bounds the memory
-
-
-@dataclass(frozen=True)
-class _Donors:
-    """What each donor is, and the parameters of p(z_S | e) and of l."""
-
-    disease: Codes  # donor
-    severity: Array  # donor: s
-    batch: Codes  # donor
-    mean: Array  # donor latent: nu + omega
-    tau: Array  # donor latent
-    log_depth: Array  # donor: log library_size + kappa
-    loadings: Array  # gene latent: W_S
 
 
 def simulate(
@@ -163,9 +145,9 @@ def simulate(
     loadings *= np.float32(technical_effect * np.sqrt(invariant / spurious))
     kappa = streams[2].permutation(np.linspace(-0.35, 0.35, batches) if batches > 1 else [0.0])
     log_depth = (np.log(library_size) + kappa[batch]).astype(np.float32)
-    people = _Donors(disease, severity, batch, mean, tau, log_depth, loadings)
+    people = Donors(disease, severity, batch, mean, tau, log_depth, loadings)
     shared = draw_shared_state(streams[4], biology, shared_state) if shared_state else None
-    return _draw_cells(streams[3:], cells, people, biology, shared, truth)
+    return draw_cells(streams[3:], cells, people, biology, shared, truth)
 
 
 def split_off(study: AnnData) -> tuple[AnnData, AnnData]:
@@ -248,118 +230,3 @@ def _measure_variance(
     centred = means - weights @ means
     covariance = (weights[:, None] * centred).T @ centred + np.diag(weights @ deviations**2)
     return float(((loadings @ covariance) * loadings).sum())
-
-
-def _draw_cells(
-    streams: Sequence[Generator],
-    cells: int,
-    people: _Donors,
-    biology: SimulatedBiology,
-    shared: SharedState | None,
-    truth: bool,
-) -> AnnData:
-    """Draw every cell: its covariates, latents, state, library size and counts."""
-    rng, state_rng = streams
-    donors, cell_types = people.disease.size, biology.frequency.size
-    share = rng.dirichlet(np.full(donors, 20.0))
-    donor = np.append(np.arange(donors), rng.choice(donors, cells - donors, p=share))
-    donor = rng.permutation(donor)
-    others = rng.choice(cell_types, cells - cell_types, p=biology.frequency)
-    cell_type = rng.permutation(np.append(np.arange(cell_types), others))
-    disease, severity = people.disease[donor], people.severity[donor]
-    mean = biology.mu[cell_type] + severity[:, None] * biology.delta[cell_type, disease]
-    z_invariant = rng.normal(mean, biology.sigma[cell_type]).astype(np.float32)
-    z_spurious = rng.normal(people.mean[donor], people.tau[donor]).astype(np.float32)
-    library_size = np.exp(rng.normal(people.log_depth[donor], 0.35)).astype(np.float32)
-
-    state = shared.draw(state_rng, cell_type, disease) if shared else None
-
-    expression = np.empty((cells, biology.beta.size), np.float32) if truth else None
-    blocks, at_once = [], max(1, _VALUES_AT_ONCE // biology.beta.size)
-    for start in range(0, cells, at_once):
-        rows = slice(start, start + at_once)
-        log_rate = biology.beta + z_invariant[rows] @ biology.loadings.T
-        if shared and state is not None:
-            log_rate += state[rows, None] * shared.programme
-        if expression is not None:
-            expression[rows] = _softmax(log_rate)
-        rate = _softmax(log_rate + z_spurious[rows] @ people.loadings.T)
-        blocks.append(_draw_counts(rng, library_size[rows, None] * rate, biology.theta))
-    codes = {"cell_type": cell_type, "disease": disease, "donor": donor}
-    names = _name_values(biology, people)
-    obs = pd.DataFrame(
-        {
-            noun: pd.Categorical.from_codes(values, names[noun])
-            for noun, values in (codes | {"batch": people.batch[donor]}).items()
-        },
-        index=_name("cell", cells, 5),
-    )
-    study = AnnData(
-        sparse.vstack(blocks, format="csr"),
-        obs=obs.assign(severity=severity, library_size=library_size),
-        var=pd.DataFrame(
-            {"inverse_dispersion": biology.theta, "baseline": biology.beta}, index=names["gene"]
-        ),
-        obsm={"z_invariant_true": z_invariant, "z_spurious_true": z_spurious},
-        varm={
-            "invariant_loadings_true": biology.loadings,
-            "spurious_loadings_true": people.loadings,
-        },
-        layers={} if expression is None else {"expression_true": expression},
-        uns={
-            "differential_genes": _list_differential_genes(biology, names),
-            "disease_shifts": biology.delta,
-        },
-    )
-    if shared and state is not None:
-        study.obs["state"] = pd.Categorical(np.where(state, "shared", "usual"))
-        study.uns["shared_state"] = {
-            "cell_type": names["cell_type"][shared.cell_type],
-            "diseases": np.array(names["disease"], object)[shared.diseases],
-            "genes": np.array(names["gene"], object)[shared.programme != 0],
-        }
-    return study
-
-
-def _draw_counts(rng: Generator, mean: Array, theta: Array) -> sparse.csr_matrix:
-    """Draw x ~ NB(mean, theta) as a gamma mixture of Poissons."""
-    rate = mean * (rng.standard_gamma(theta, mean.shape, np.float32) / theta)
-    return sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
-
-
-def _softmax(log_rate: Array) -> Array:
-    """Softmax over genes."""
-    rate: Array = np.exp(log_rate - log_rate.max(axis=-1, keepdims=True))
-    rate /= rate.sum(axis=-1, keepdims=True)
-    return rate
-
-
-def _list_differential_genes(
-    biology: SimulatedBiology, names: Mapping[str, list[str]]
-) -> pd.DataFrame:
-    """List log softmax(beta + W_I (mu + delta)) / softmax(beta + W_I mu) of the shifted genes."""
-    mean: Array = biology.mu[:, None] + biology.delta
-    log_expression = np.log(_softmax(biology.beta + mean @ biology.loadings.T))
-    change = log_expression - log_expression[:, :1]
-    shifted = (biology.delta != 0).astype(np.float32) @ (biology.loadings != 0).T > 0
-    codes = dict(zip(("cell_type", "disease", "gene"), np.nonzero(shifted), strict=True))
-    table = {noun: np.array(names[noun], object)[rows] for noun, rows in codes.items()}
-    return pd.DataFrame({**table, "log_fold_change": change[shifted]})
-
-
-def _name_values(biology: SimulatedBiology, people: _Donors) -> dict[str, list[str]]:
-    """Name the genes and the values of every covariate."""
-    cell_types, diseases, _ = biology.delta.shape
-    return {
-        "cell_type": _name("type", cell_types, 1),
-        "disease": ["healthy", *_name("disease", diseases - 1, 1)],
-        "donor": _name("donor", people.batch.size, 2),
-        "batch": _name("batch", int(people.batch.max()) + 1, 1),
-        "gene": _name("gene", biology.beta.size, 4),
-    }
-
-
-def _name(noun: str, count: int, digits: int) -> list[str]:
-    """List noun_1 ... noun_count, padded with zeros so that they sort."""
-    digits = max(digits, len(str(count)))
-    return [f"{noun}_{number:0{digits}d}" for number in range(1, count + 1)]

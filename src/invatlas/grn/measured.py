@@ -1,6 +1,8 @@
 """Experiments as tensors, with the scales and the noise of every gene.
 
-    centre_j   median of wild types and of the interventions that leave gene j alone, else of all
+    centre_j   median of wild types and of the interventions that leave gene j alone, which move
+               few genes each; of three wild types or more alone where it is far from theirs; of
+               all where few rows leave j alone
     unit_j     typical size of its changes
     floor_j    0, or the least where some are < 0
     noise_j    standard deviation of one measurement
@@ -35,8 +37,10 @@ MAD_TO_SD = 1.4826
 LEAST_SHARE_OF_NOISE = 0.02
 LEAST_SHARE_OF_USUAL_NOISE = 0.2
 LEAST_SHARE_OF_HEIGHT = 0.05
+FEWEST_WILD = 3
 FEWEST_FOR_MAD = 5
-MOST_PAIRED = 20
+MOST_PAIRED = 10
+NOBODY = -1  # place of a donor whose name is not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +57,15 @@ class Rest:
         Where a gene was intervened on, bool (row, gene).
     names
         Of the rows.
+    donor
+        Places of the donors' names, -1 where none is known, (row,).
     """
 
     y: Tensor
     left: Tensor
     held: Tensor
     names: tuple[str, ...]
+    donor: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +107,8 @@ class Measured:
         Steady states under interventions.
     seen
         Steady states nobody intervened on, (row, gene).
+    seen_donor
+        Places of their donors' names, as in :class:`Rest`.
     series
         Trajectories.
     lineages, donors
@@ -110,6 +119,7 @@ class Measured:
 
     rest: Rest
     seen: Tensor
+    seen_donor: Tensor
     series: Series
     lineages: tuple[str, ...]
     donors: tuple[str, ...]
@@ -144,6 +154,9 @@ def measure(experiments: Experiments) -> Measured:
     left_alone = np.vstack([free, _stack(wild, n)])
     enough = (~np.isnan(left_alone)).sum(0) >= FEWEST_FOR_MAD
     centre = np.where(enough, _over_free(np.nanmedian, left_alone), _find_usual(points, held))
+    if len(wild) >= FEWEST_WILD:
+        usual = np.median(_stack(wild, n), axis=0)
+        centre = np.where(np.abs(centre - usual) > np.ptp(_stack(wild, n), axis=0), usual, centre)
     several = (~held).sum(0) >= FEWEST_FOR_MAD
     spread = np.where(several, _over_free(np.nanstd, free), sd)
     apart = _pair_replicates([s.intervention for s in [*done, *wild]], left_alone)
@@ -161,17 +174,20 @@ def measure(experiments: Experiments) -> Measured:
     reach = np.where(held.any(0), np.maximum(centre - floor, sd), sd)
     height = np.maximum(centre - floor, least)
     steps = [np.diff(t.times) for t in trajectories]
-    cells = any((t.cells > 1).any() for t in trajectories)
-    lineages = sorted({t.lineage for t in trajectories}) if cells else [""]
-    donors = sorted({t.donor for t in trajectories})
+    of_cells = bool(steps) and np.median([np.median(t.cells) for t in trajectories]) > 1
+    lineages = sorted({t.lineage for t in trajectories}) if of_cells else [""]
+    of_rest = {s.donor for s in experiments.steady} - {""}
+    donors = sorted({t.donor for t in trajectories} | of_rest)
     return Measured(
         Rest(
             _tensor(rest),
             _tensor(_left([s.intervention for s in done], n)),
             torch.as_tensor(held),
             tuple(s.name for s in done),
+            _find_donors(done, donors),
         ),
         _tensor(_stack(seen, n)),
+        _find_donors(seen, donors),
         _pad(trajectories, n, lineages, donors),
         tuple(lineages),
         tuple(donors),
@@ -233,6 +249,10 @@ def _find_noise(trajectories: Sequence[Trajectory]) -> FloatArray | float:
 
 def _stack(states: Sequence[SteadyState], n: int) -> FloatArray:
     return np.stack([s.expression for s in states]) if states else np.zeros((0, n))
+
+
+def _find_donors(states: Sequence[SteadyState], donors: Sequence[str]) -> Tensor:
+    return torch.tensor([donors.index(s.donor) if s.donor else NOBODY for s in states]).long()
 
 
 def _mark(interventions: Sequence[Intervention], n: int) -> NDArray[np.bool_]:

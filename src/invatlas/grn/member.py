@@ -14,7 +14,7 @@ from torch import Tensor
 
 from invatlas.errors import TrainingError
 from invatlas.grn.evidence import prefer, total_effects
-from invatlas.grn.measured import Measured
+from invatlas.grn.measured import NOBODY, Measured
 from invatlas.grn.objective import Objective, Unknowns, Weights
 from invatlas.grn.settings import NetworkSettings
 
@@ -56,12 +56,14 @@ def fit_member(
         If the loss is no finite number.
     """
     unknowns = Unknowns(measured, allowed, settings, member)
-    preference = prefer(total_effects(measured), prior, len(measured.centre))
+    weights = draw_weights(measured, member, settings.seed)
+    z = total_effects(measured, weights.rest)
+    preference = prefer(z, prior, len(measured.centre))
     objective = Objective(
         measured,
         unknowns,
         settings.edge_cost * (1 + settings.evidence * (1 - preference)),
-        draw_weights(measured, member, settings.seed),
+        weights,
         settings,
         torch.Generator().manual_seed(1000 * settings.seed + member),
     )
@@ -85,7 +87,11 @@ def fit_member(
 
 
 def draw_weights(measured: Measured, member: int, seed: int) -> Weights:
-    """Weights of one member: 1 in the first, else Exp(1) for donors, or for series if one donor."""
+    """Weights of one member: 1 in the first, else Exp(1) for donors, or for series and rows.
+
+    Donors are drawn where there are several of them; rows at rest whose donor nobody knows are
+    drawn one by one.
+    """
     sizes = len(measured.rest.y), len(measured.seen), len(measured.series.y)
     if member == 0:
         return Weights(*map(torch.ones, sizes))
@@ -97,8 +103,17 @@ def draw_weights(measured: Measured, member: int, seed: int) -> Weights:
 
     rest, seen = draw(sizes[0]), draw(sizes[1])
     of_donor, of_series = draw(len(measured.donors)), draw(sizes[2])
-    several = len(measured.donors) > 1
-    return Weights(rest, seen, of_donor[measured.series.donor] if several else of_series)
+    if len(measured.donors) < 2:
+        return Weights(rest, seen, of_series)
+
+    def by_donor(donor: Tensor, alone: Tensor) -> Tensor:
+        return torch.where(donor == NOBODY, alone, of_donor[donor])
+
+    return Weights(
+        by_donor(measured.rest.donor, rest),
+        by_donor(measured.seen_donor, seen),
+        of_donor[measured.series.donor],
+    )
 
 
 def choose_refinement(measured: Measured, settings: NetworkSettings, member: int) -> int:

@@ -12,16 +12,20 @@ the measured expression of its regulators and with the gate of i shut, must fail
 
     own_re      = (y_re - f_e(y_r without i))^2 / 2v
 
-Both must be above the cost. This is a mean-shift model of outliers with a penalty on their number
-(She and Owen 2011, J Am Stat Assoc 106:626). An edge so steep that a smaller dose does nothing
-looks the same, so the verdict is sure only where another experiment of the same dose or a greater
-one moved nothing. A gene with one experiment tells nothing.
+Both must be above the cost, and so high that less than one of the T genes and experiments looked
+at would be by chance: half the square of a normal number is above g with probability
+erfc(sqrt(g)), so T erfc(sqrt(g)) < 1. This is a mean-shift model of outliers with a penalty on
+their number (She and Owen 2011, J Am Stat Assoc 106:626). An edge so steep that a smaller dose
+does nothing looks the same, so the verdict is sure only where another experiment in the same
+direction, of the same dose or a greater one, moved nothing. Doses are those that were learned, not
+the nominal ones: a guide that cut nothing is no evidence. A gene with one experiment tells nothing.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 import torch
+from scipy.special import erfcinv
 from torch import Tensor
 
 from invatlas.grn.measured import Measured
@@ -30,6 +34,7 @@ from invatlas.grn.settings import NetworkSettings
 
 COLUMNS = ("experiment", "target", "off_target", "change", "gain", "verdict")
 SURE, UNSURE = "off-target", "off-target or steep edge"
+SAME_DOSE = 0.9  # share from which on a learned dose is as strong as another
 
 
 def find_off_targets(
@@ -46,19 +51,21 @@ def find_off_targets(
         steep edge`` where only smaller doses moved nothing).
     """
     found: list[dict[str, object]] = []
-    held = measured.rest.held
+    held, left = measured.rest.held, unknowns.strengths(measured).detach()
     single = held.sum(1) == 1
+    bar = max(settings.off_target_cost, chance_gain(int(single.sum()) * held.shape[1]))
     for source in torch.nonzero(held[single].any(0))[:, 0].tolist() * settings.off_targets:
         rows = torch.nonzero(single & held[:, source])[:, 0]
         if len(rows) < 2:
             continue
         gain = torch.minimum(
-            compare_causes(measured, rows, source), doubt_equation(measured, unknowns, rows, source)
+            compare_causes(measured, rows, 1 - left[rows, source]),
+            doubt_equation(measured, unknowns, rows, source),
         )
         gain[:, source] = 0
-        dose = (1 - measured.rest.left[rows, source]).abs()
-        matched = (dose >= dose[:, None]).sum(1) > 1  # another experiment as strong or stronger
-        for k, gene in torch.nonzero(gain > settings.off_target_cost).tolist():
+        dose = 1 - left[rows, source]
+        matched = (dose * dose[:, None].sign() >= SAME_DOSE * dose[:, None].abs()).sum(1) > 1
+        for k, gene in torch.nonzero(gain > bar).tolist():
             row = int(rows[k])
             change = measured.rest.y[row, gene] - measured.centre[gene]
             names = (measured.rest.names[row], genes[source], genes[gene])
@@ -70,11 +77,15 @@ def find_off_targets(
     return table.reset_index(drop=True)
 
 
-def compare_causes(measured: Measured, rows: Tensor, source: int) -> Tensor:
+def chance_gain(looked_at: int) -> float:
+    """Nats that one of so many genes and experiments gains by chance."""
+    return float(erfcinv(1 / max(1, looked_at)) ** 2)
+
+
+def compare_causes(measured: Measured, rows: Tensor, dose: Tensor) -> Tensor:
     """Nats by which an off-target of one experiment tells more than an edge, (row, gene)."""
-    y = measured.rest.y[rows]
+    y, dose = measured.rest.y[rows], dose[:, None]
     square = (y - measured.centre).square()
-    dose = 1 - measured.rest.left[rows, source, None]
     slope = (dose * (y - measured.centre)).sum(0) / dose.square().sum().clamp_min(1e-8)
     edge = (y - measured.centre - dose * slope).square().sum(0)
     free = square.sum(0) - square

@@ -1,17 +1,20 @@
 """Edges read from fitted members.
 
     direct_ij  = mean over rows |df_j/dp_i| g_ij  x reach_i / spread_j      sign: that of the slope
-    score_ij   = |direct_ij| / rms(direct) + share |z_ij| / rms(z)           z: evidence
+    score_ij   = |direct_ij| / usual(direct) + share |z_ij| / usual(z)       z: evidence
+    usual(s)   = rms of s over the edges that may be (of z over those it speaks of), 0.1 at least
     weight     = mean of the scores of all members, with the sign of their mean
     probability= mean of score^2 / (score^2 + c^2) over members
-    stability  = share of members whose score is above c, with the sign of the weight
+    stability  = share of members with P(g_ij > 0) > 1/2 and direct_ij of the sign of the weight
 
 z are the total effects of interventions (evidence.py), with a share of 1; for a regulator nobody
 intervened on the direct effect counts twice. Without interventions z is a sparse linear reading of
 the same data (baselines.py, lasso), with a share of 0.6: two readings that err differently rank
-better than either (Marbach et al. 2012, Nat Methods 9:796). Root mean squares are over the edges
-that may be, of z over those it speaks of. c is 4; docs/networks.md says how
-many edges above 1/2 were true.
+better than either (Marbach et al. 2012, Nat Methods 9:796). Both are in standard deviations, so
+that 0.1 of one is next to nothing: without a least value the few chance hits of a large network
+of pure noise would stand far above their own root mean square. c is 4; docs/networks.md says how
+many edges above 1/2 were true. What the evidence alone found has a stability of 0: no equation
+holds it, and no knockout is predicted to act through it.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from invatlas.grn.measured import Measured
 from invatlas.grn.objective import Unknowns
 
 HALF = 4.0
+LEAST_USUAL = 0.1
 MOST_ROWS = 1000
 
 
@@ -42,30 +46,36 @@ class Edges:
 
 
 def read_edges(
-    measured: Measured, allowed: Tensor, members: Sequence[Unknowns], z: Tensor, share: float
+    measured: Measured,
+    allowed: Tensor,
+    members: Sequence[Unknowns],
+    z: Sequence[Tensor],
+    share: float,
 ) -> Edges:
-    """Read edges from the members of an ensemble and the evidence z (regulator, target)."""
-    scores = torch.stack(
-        [score_edges(measured, allowed, unknowns, z, share) for unknowns in members]
-    )
+    """Read edges from the members of an ensemble and each one's evidence z (regulator, target)."""
+    direct = torch.stack([read_slopes(measured, unknowns) for unknowns in members])
+    pairs = zip(direct, z, strict=True)
+    scores = torch.stack([score_edges(d, evidence, allowed, share) for d, evidence in pairs])
     size, sign = scores.abs(), scores.mean(0).sign()
-    agreeing = (size > HALF) & (scores.sign() == sign)
     probability = size.square() / (size.square() + HALF**2)
+    gates = torch.stack([unknowns.gates.probability().detach() for unknowns in members])
+    held = (gates > 0.5) & (direct.sign() == sign)
     return Edges(
-        (size.mean(0) * sign).numpy(),
-        probability.mean(0).numpy(),
-        agreeing.float().mean(0).numpy(),
+        (size.mean(0) * sign).numpy(), probability.mean(0).numpy(), held.float().mean(0).numpy()
     )
 
 
-def score_edges(
-    measured: Measured, allowed: Tensor, unknowns: Unknowns, z: Tensor, share: float
-) -> Tensor:
-    """Signed score of every edge in one member, (regulator, target)."""
-    slope = unknowns.dynamics.production.slope(
+def read_slopes(measured: Measured, unknowns: Unknowns) -> Tensor:
+    """Direct effects in one member, in standard deviations, (regulator, target)."""
+    slope: Tensor = unknowns.dynamics.production.slope(
         stack_regulators(measured, unknowns), unknowns.open_gates()
     )
-    direct = _scale(slope * measured.reach[:, None] / measured.spread, allowed)
+    return slope * measured.reach[:, None] / measured.spread
+
+
+def score_edges(direct: Tensor, z: Tensor, allowed: Tensor, share: float) -> Tensor:
+    """Signed score of every edge in one member, (regulator, target)."""
+    direct = _scale(direct, allowed)
     total = torch.where(z.isnan(), direct, share * _scale(z.nan_to_num(), allowed & ~z.isnan()))
     return (direct.abs() + total.abs()) * (direct + total).sign()
 
@@ -108,7 +118,7 @@ def tabulate_edges(edges: Edges, genes: pd.Index, regulators: NDArray[np.bool_])
 
 
 def _scale(effects: Tensor, allowed: Tensor) -> Tensor:
-    """Effects over their root mean square; 0 where no edge may be."""
+    """Effects over their usual size; 0 where no edge may be."""
     effects = effects * allowed
     square = effects.square().sum() / allowed.sum().clamp_min(1)
-    return effects / square.sqrt().clamp_min(1e-12)
+    return effects / square.sqrt().clamp_min(LEAST_USUAL)

@@ -43,7 +43,8 @@ class NetworkSettings:
     off_targets
         Whether to look for genes that experiments moved beside their target.
     off_target_cost
-        What an off-target must gain over an edge to be named, in nats.
+        What an off-target must gain over an edge to be named, in nats; more where so many genes
+        and experiments were looked at that one would be named by chance.
     learning_rate
         Of Adam.
     minibatch_size
