@@ -16,7 +16,7 @@ from invatlas.errors import TrainingError
 from invatlas.grn.baselines import lasso
 from invatlas.grn.dynamics import Dynamics
 from invatlas.grn.evidence import total_effects
-from invatlas.grn.experiments import NORMALISED, Experiments, read_experiments
+from invatlas.grn.experiments import Experiments, read_experiments
 from invatlas.grn.measured import Measured, measure
 from invatlas.grn.member import choose_refinement, draw_weights, fit_member
 from invatlas.grn.objective import Unknowns
@@ -232,7 +232,6 @@ def _assemble(
 ) -> Network:
     for unknowns in members:
         unknowns.requires_grad_(False)
-        unknowns.dynamics.logarithmic = experiments.scale == NORMALISED
     genes = experiments.genes
     starts, times = _find_starts(experiments.trajectories, measured)
     return Network(
