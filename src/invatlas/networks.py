@@ -28,7 +28,7 @@ from invatlas.files import (
 )
 from invatlas.interruption import settled
 from invatlas.options import Output, Overwrite, Threads, use_threads
-from invatlas.terminal import explained, note, say, show_table
+from invatlas.terminal import explained, note, noted, say, show_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +95,8 @@ def fit(
         typer.Option("--set", help="A setting, as name=value; docs/networks.md lists them."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of every random choice.", show_default="0")
+        int | None,
+        typer.Option(help="Seed of every random choice; wins over --set seed.", show_default="0"),
     ] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -166,22 +167,24 @@ def knockout(
         float | None, typer.Option(help="Share of production that is left, instead of the kind's.")
     ] = None,
     lineage: Annotated[
-        str | None, typer.Option(help="Lineage to follow; the first one by default.")
+        str | None,
+        typer.Option(help="Lineage to follow, where they differ; the first one by default."),
     ] = None,
     method: Annotated[
         str, typer.Option(help="Solver: dopri5, or rk4 where that fails.")
     ] = "dopri5",
     overwrite: Overwrite = False,
 ) -> None:
-    """Predict expression in time and at rest, with and without an intervention."""
+    """Predict expression at rest, and in time after a fit of series, with an intervention."""
     with explained():
         from invatlas.grn.predict import intervene
         from invatlas.grn.storage import load
 
         refuse_as_cells(output, overwrite)
-        predicted = intervene(
-            load(network), gene, kind=kind, left=left, lineage=lineage, method=method
-        )
+        with noted():
+            predicted = intervene(
+                load(network), gene, kind=kind, left=left, lineage=lineage, method=method
+            )
         write_cells(predicted, output)
         done = kind if left is None else f"{left:g} of its production left"
         say(f"{'+'.join(gene)}: {done}. At rest: {_list_changes(predicted, gene)}.")
@@ -193,7 +196,7 @@ def _choose_settings(assignments: list[str], seed: int | None) -> NetworkSetting
 
     values = read_assignments(assignments)
     if seed is not None:
-        values.setdefault("seed", seed)
+        values["seed"] = seed
     return NetworkSettings.from_dict(values)
 
 
@@ -268,6 +271,6 @@ def _write(network: Network, output: Path) -> None:
 def _list_changes(predicted: AnnData, genes: list[str]) -> str:
     """The genes an intervention moves most, beside its own."""
     rest = predicted[predicted.obs["time"].isna()].to_df().set_axis(["untouched", "intervened"])
-    change = (rest.loc["intervened"] - rest.loc["untouched"]).drop(genes)
+    change = (rest.loc["intervened"] - rest.loc["untouched"]).drop(genes).dropna()
     most = change.sort_values(key=abs, ascending=False).head(5)
-    return ", ".join(f"{gene} {by:+.3g}" for gene, by in most.items())
+    return ", ".join(f"{gene} {by:+.3g}" for gene, by in most.items()) or "no other gene"

@@ -121,7 +121,7 @@ def test_files_are_plain_and_edges_are_the_table(network: ia.grn.Network, saved:
         raise AssertionError(name)
 
     card = json.loads((saved / "network.json").read_text(), parse_constant=refuse_constant)
-    assert (card["format"], card["format_version"]) == ("invatlas network", 1)
+    assert (card["format"], card["format_version"]) == ("invatlas network", 2)
     assert card["genes"] == card["regulators"] == list("ABCDE")
     assert card["settings"]["steps"] == 20 and "torch" in card["versions"]
     table, expected = pd.read_csv(saved / "edges.csv"), ia.grn.edges(network)
@@ -211,6 +211,7 @@ PLACES = [
     ("members", 0, "proteins"),
     ("lineages",),
     ("times",),
+    ("scale",),
     ("tables",),
     ("tables", "history"),
     ("tables", "history", "rows"),
@@ -224,8 +225,9 @@ HARMLESS = {
     "settings": [{}],
     "steps": [10**30],
     "loss": [None],
-    "lineages": ["x", {"a": 1}],
-}  # one name each
+    "lineages": ["x", {"a": 1}],  # one name each
+    "times": [[], {}],  # as without series
+}
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: ".".join(map(str, place)))
@@ -258,9 +260,11 @@ def test_a_card_that_is_no_card_is_refused(folder: Path, text: str) -> None:
         ia.grn.load(folder)
 
 
-def test_a_newer_format_is_refused_by_number(folder: Path) -> None:
-    edit_card(folder, lambda card: card.update(format_version=2))
-    with pytest.raises(StorageError, match=r"format version 2.*reads version 1\. Fit the network"):
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format_is_refused_by_number(folder: Path, version: int) -> None:
+    edit_card(folder, lambda card: card.update(format_version=version))
+    message = rf"format version {version}.*reads version 2\. Fit the network again"
+    with pytest.raises(StorageError, match=message):
         ia.grn.load(folder)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from invatlas.errors import SettingsError
 
+MOST_SEED = 2**32 - 1
 PRODUCTIONS = ("sigmoid", "additive", "multiplicative", "network")
 
 
@@ -75,6 +76,10 @@ class NetworkSettings:
             self._check_whole(name, least)
         if self.refine_steps is not None:
             self._check_whole("refine_steps", 0)
+        if self.seed > MOST_SEED:
+            raise SettingsError(
+                f"seed is {self.seed}; it takes a whole number from 0 to {MOST_SEED:,}."
+            )
         for name in ("edge_cost", "evidence", "series_weight", "off_target_cost", "learning_rate"):
             value = getattr(self, name)
             if value is None and name == "series_weight":
