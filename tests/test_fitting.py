@@ -43,6 +43,13 @@ def test_fit_writes_the_six_files(fitted: Path, cells: Path) -> None:
     assert len(history(fitted)) == 2
 
 
+def test_a_flag_of_its_own_wins_over_set(cells: Path, tmp_path: Path) -> None:
+    both = ("--set", "seed=3", "--seed", 4, "--set", "likelihood=poisson")
+    call("fit", cells, *COLUMNS, *QUICK, *both, "-o", tmp_path / "atlas")
+    settings = ia.load(tmp_path / "atlas").settings
+    assert (settings.seed, settings.likelihood, settings.hidden) == (4, "poisson", 16)
+
+
 def test_fit_shows_an_audit_where_it_is_asked_for(
     cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

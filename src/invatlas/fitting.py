@@ -106,9 +106,9 @@ def fit(
             "minibatch_size": minibatch_size,
             "technical_in_decoder": technical_in_decoder,
             "seed": seed,
-            **read_assignments(setting or []),
         }
-        run |= {name: value for name, value in flags.items() if value is not None}
+        for told in (read_assignments(setting or []), flags):  # a flag of its own is nearer
+            run |= {name: value for name, value in told.items() if value is not None}
         settings = choose_settings({k: v for k, v in run.items() if k not in RUN_KEYS})
         refuse_output(output, overwrite)
         from invatlas.folders import check_target
