@@ -105,7 +105,7 @@ def test_fit_reads_regulators_a_prior_and_cells_in_pseudotime(
         "4 series of 3 times, means of 120 rows. Genes",
         "Genes that may regulate: 2.",
         "Edges believed beforehand: 1.",
-        "Warning: 1 of 2 edges of the prior network name genes that were not measured",
+        "Warning: Left out of the prior network: 1 of 2 edges with a gene that was not measured",
         "The 8 likeliest of 8 possible edges:",
     ):
         assert words in said, words
