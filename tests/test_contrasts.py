@@ -12,6 +12,17 @@ import invatlas as ia
 from shell import call, refuse
 
 
+def test_counterfactual_takes_other_fits(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    change = ("--set", "disease=disease_1", "--samples", 2)
+    one, two = tmp_path / "one.h5ad", tmp_path / "two.h5ad"
+    call("counterfactual", fitted, cells, *change, "-o", one)
+    call("counterfactual", fitted, cells, *change, "-o", two, "--also", fitted)
+    alone, twice = (ad.read_h5ad(file).layers["counterfactual"] for file in (one, two))
+    np.testing.assert_allclose(alone, twice, rtol=1e-5)
+    nobody = ("--also", tmp_path / "nobody")
+    refuse("counterfactual", fitted, cells, *change, "-o", tmp_path / "x.h5ad", *nobody)
+
+
 def test_counterfactual_equals_the_function(fitted: Path, cells: Path, tmp_path: Path) -> None:
     file = tmp_path / "changed.h5ad"
     change = ("--set", "disease=disease_1", "--set", "donor=reference")

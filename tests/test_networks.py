@@ -18,6 +18,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 
 import invatlas as ia
@@ -347,6 +348,7 @@ def test_a_lineage_that_is_none_is_refused(network: ia.grn.Network, tmp_path: Pa
     two = replace(
         network,
         lineages=("left", "right"),
+        times=network.times * 2,
         starts=np.repeat(network.starts, 2, axis=0),
         members=(replace(network.members[0], dynamics=dynamics),),
     )
@@ -355,6 +357,29 @@ def test_a_lineage_that_is_none_is_refused(network: ia.grn.Network, tmp_path: Pa
     said = refuse(*ask, "--lineage", "middle")
     assert "no lineage 'middle'; the network has left, right" in said
     call(*ask, "--lineage", "right")
+    ia.grn.save(network, tmp_path / "grn", overwrite=True)
+    assert "which all its series share; name no lineage" in refuse(
+        *ask, "--overwrite", "--lineage", "one"
+    )
+
+
+def test_knockout_says_what_swings_and_what_is_at_rest_alone(
+    frozen_expression: AnnData, tmp_path: Path
+) -> None:
+    rest = write(frozen_expression[16:].copy(), tmp_path)
+    call("fit", rest, *COLUMNS[4:], *QUICK, "-o", tmp_path / "grn")
+    network, ask = ia.grn.load(tmp_path / "grn"), ("knockout", tmp_path / "grn", "--gene", "A")
+    assert "Wrote 2 rows x 5 genes" in call(*ask, "-o", tmp_path / "rest.h5ad")
+    dynamics = deepcopy(network.members[0].dynamics)
+    dynamics.production.weight.data[:] = -30 * (1 - torch.eye(5))
+    member = replace(network.members[0], dynamics=dynamics, gates=torch.ones(5, 5))
+    swings = replace(network, members=(member,))
+    ia.grn.save(swings, tmp_path / "swings")
+    said = call("knockout", tmp_path / "swings", "--gene", "A", "-o", tmp_path / "swings.h5ad")
+    assert (
+        "Note: No steady state is found for 5 of 5 genes" in said
+        and "At rest it moves no other gene that comes to rest." in said
+    )
 
 
 def test_stiff_dynamics_are_a_clear_error(network: ia.grn.Network, tmp_path: Path) -> None:
@@ -364,7 +389,7 @@ def test_stiff_dynamics_are_a_clear_error(network: ia.grn.Network, tmp_path: Pat
     ia.grn.save(replace(network, members=(member,)), tmp_path / "grn")
     ask = ("knockout", tmp_path / "grn", "--gene", "A", "-o", tmp_path / "out.h5ad")
     said = refuse(*ask)
-    assert "dopri5 gave up between times 0 and 7" in said and "(--method rk4)" in said
+    assert "dopri5 gave up within 7 of time" in said and "(--method rk4)" in said
     assert "too stiff" in refuse(*ask, "--method", "rk4")
     assert [place.name for place in tmp_path.iterdir()] == ["grn"]
 
@@ -382,7 +407,8 @@ def test_what_exists_is_kept_unless_told_otherwise(
         *asked, tmp_path / "mine.txt", "--overwrite"
     )
     for seed in (1, 2):
-        call(*asked, tmp_path / "grn", "--seed", seed, "--overwrite")
+        given = ("--set", "seed=7", "--seed", seed)  # a flag wins
+        call(*asked, tmp_path / "grn", *given, "--overwrite")
     assert ia.grn.load(tmp_path / "grn").settings.seed == 2
     assert sorted(place.name for place in tmp_path.iterdir()) == ["grn", "mine.txt"]
 

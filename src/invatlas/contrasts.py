@@ -60,6 +60,13 @@ def counterfactual(
     ] = False,
     samples: Annotated[int, typer.Option(min=2, help="Draws of the latents.")] = 20,
     seed: Seed = 0,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of a fit of the same study with another seed, so that deviations hold "
+            "how far fits disagree; may be repeated."
+        ),
+    ] = None,
     threads: Threads = None,
     report: Report = None,
     overwrite: Overwrite = False,
@@ -85,6 +92,7 @@ def counterfactual(
             log_normalised=log_normalised,
             samples=samples,
             seed=seed,
+            others=[load(folder) for folder in also or []],
         )
         write_cells(predicted, output)
         supported = int(predicted.obs["counterfactual_supported"].sum())

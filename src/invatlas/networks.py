@@ -28,7 +28,7 @@ from invatlas.files import (
 from invatlas.grn.names import count_noun
 from invatlas.interruption import settled
 from invatlas.options import Output, Overwrite, Threads, use_threads
-from invatlas.terminal import explained, say, show_experiments, show_network
+from invatlas.terminal import explained, noted, say, show_experiments, show_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,8 @@ def fit(
         typer.Option("--set", help="A setting, as name=value; docs/networks.md lists them."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of every random choice.", show_default="0")
+        int | None,
+        typer.Option(help="Seed of every random choice; wins over --set seed.", show_default="0"),
     ] = None,
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -178,14 +179,15 @@ def knockout(
         ),
     ] = None,
     lineage: Annotated[
-        str | None, typer.Option(help="Lineage to follow; the first one by default.")
+        str | None,
+        typer.Option(help="Lineage to follow, where they differ; the first one by default."),
     ] = None,
     method: Annotated[
         str, typer.Option(help="Solver: dopri5, or rk4 where that fails.")
     ] = "dopri5",
     overwrite: Overwrite = False,
 ) -> None:
-    """Predict expression in time and at rest, with and without an intervention."""
+    """Predict expression at rest, and in time after a fit of series, with an intervention."""
     with explained(KNOCKOUT):
         from invatlas.grn.measured import LEFT
         from invatlas.grn.predict import intervene
@@ -195,7 +197,10 @@ def knockout(
         genes, kind = list(dict.fromkeys(gene)), _choose_kind(kind, left)
         found = load(network)
         _refuse_inside(network, output)
-        predicted = intervene(found, genes, kind=kind, left=left, lineage=lineage, method=method)
+        with noted():
+            predicted = intervene(
+                found, genes, kind=kind, left=left, lineage=lineage, method=method
+            )
         predicted.uns["intervention"] = {
             "genes": genes,
             "kind": kind,
@@ -237,7 +242,7 @@ def _choose_settings(assignments: list[str], seed: int | None) -> NetworkSetting
 
     values = read_assignments(assignments)
     if seed is not None:
-        values.setdefault("seed", seed)
+        values["seed"] = seed
     return NetworkSettings.from_dict(values)
 
 
@@ -271,4 +276,6 @@ def _say_changes(predicted: AnnData, genes: list[str], network: Network) -> str:
     moved = change[(change != 0) & (change.abs() >= LEAST_CHANGE * usual)]
     most = moved.sort_values(key=abs, ascending=False).head(5)
     told = ", ".join(f"{gene} {by:+.3g}" for gene, by in most.items())
-    return f": {told}" if told else " it moves no other gene"
+    if told:
+        return f": {told}"
+    return " it moves no other gene" + (" that comes to rest" if change.hasnans else "")

@@ -106,6 +106,20 @@ def test_a_gene_without_a_kind_is_a_knockout_and_series_under_one_stand_apart(
     assert found.steady[-1].intervention == Intervention((0,), "knockout")
 
 
+def test_a_gene_that_is_called_like_a_missing_value_is_that_gene(series: AnnData) -> None:
+    series.var_names = ["nan", "NA", "B"]
+    series.obs["target"] = ["nan", "NA", "nan+B", "none", "na", None, float("nan"), *["B"] * 5]
+    done = [s.intervention.genes for s in read_experiments(series, interventions="target").steady]
+    assert done == [(0,), (1,), (0, 2), (), (), (), (), *[(2,)] * 5]
+
+
+def test_numbers_too_great_to_have_fractions_are_no_counts(series: AnnData) -> None:
+    series.X = np.abs(series.X) * 1e20
+    assert read_experiments(series).scale == GIVEN
+    series.X = np.floor(series.X / 1e6)
+    assert read_experiments(series).scale == NORMALISED
+
+
 def test_without_a_time_all_rows_are_steady(series: AnnData) -> None:
     found = read_experiments(series)
     assert len(found.steady) == 12 and found.trajectories == ()

@@ -104,6 +104,36 @@ def test_knockouts_of_few_genes_do_not_make_them_regulate_everything() -> None:
     assert len(likely) <= 3
 
 
+def test_what_knockdowns_leave_of_counts_is_learned_in_counts() -> None:
+    """Three guides leave a quarter of a gene where half was meant."""
+    rng = np.random.default_rng(0)
+    rates = np.full((30, 5), 400.0)
+    rates[:, 4] = 9000  # the rest of the cell
+    for gene in range(3):
+        rates[12 + 6 * gene : 18 + 6 * gene, gene] *= 0.25
+    obs = pd.DataFrame(
+        {
+            "target": ["none"] * 12 + ["a"] * 6 + ["b"] * 6 + ["c"] * 6,
+            "experiment": ["wildtype"] * 12 + ["knockdown"] * 18,
+        },
+        index=[f"row{i}" for i in range(30)],
+    )
+    adata = AnnData(rng.poisson(rates).astype("f4"), obs=obs, var=pd.DataFrame(index=list("abcde")))
+    strengths = ia.grn.fit(adata, **SCREEN, settings=quick(steps=200)).strengths
+    assert (strengths["nominal"] == 0.5).all()
+    assert strengths["left"].to_numpy() == pytest.approx(0.25, abs=0.1)
+
+
+def test_times_far_from_zero_fit_the_same_network(series: AnnData) -> None:
+    """Seconds since 1970, a minute apart."""
+    late = series.copy()
+    late.obs["time"] = 1.7e9 + 64 * series.obs["time"]
+    near = series.copy()
+    near.obs["time"] = late.obs["time"] - 1.7e9
+    one, other = (ia.grn.fit(a, **SERIES, settings=quick(steps=30)) for a in (near, late))
+    assert np.allclose(one.edges.weight, other.edges.weight, atol=1e-3)
+
+
 def test_the_table_of_edges_is_the_matrix(screened: ia.grn.Network) -> None:
     table = ia.grn.edges(screened)
     n = len(screened.genes)
@@ -272,6 +302,7 @@ def test_genes_that_do_not_vary_do_no_harm(series: AnnData, production: str) -> 
         ({"steps": 10.5}, r"steps is 10.5"),
         ({"members": True}, r"members is True"),
         ({"seed": -1}, r"seed is -1"),
+        ({"seed": 10**17}, r"seed is 10{17}; it takes a whole number from 0 to 4,294,967,295"),
         ({"refine_steps": -1}, r"refine_steps is -1; it takes a whole number from 0 on"),
         ({"minibatch_size": None}, r"minibatch_size is None"),
         ({"edge_cost": -1.0}, r"edge_cost is -1.0; it takes a number from 0 on"),

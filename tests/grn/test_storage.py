@@ -213,6 +213,7 @@ PLACES = [
     ("members", 0, "proteins"),
     ("lineages",),
     ("times",),
+    ("scale",),
     ("tables",),
     ("tables", "history"),
     ("tables", "history", "sha256"),
@@ -226,8 +227,9 @@ HARMLESS = {
     "settings": [{}],
     "steps": [10**30],
     "loss": [None],
-    "lineages": ["x", {"a": 1}],
-}  # one name each
+    "lineages": ["x", {"a": 1}],  # one name each
+    "times": [[], {}],  # as without series
+}
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: ".".join(map(str, place)))

@@ -7,12 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from anndata import AnnData
 
 import invatlas as ia
+from conftest import quick_fit
 from invatlas.data.covariates import Covariate
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.tasks import prediction
+from invatlas.tasks.averages import WIDENING, Averages
 from invatlas.tasks.change import Values, apply_change, read_values
 
 PERTURBATION = Covariate("perturbation", "categorical", ("A", "B", "control"))
@@ -99,6 +102,55 @@ def test_a_cell_without_counts_keeps_none(atlas: ia.Atlas, study: AnnData) -> No
     assert np.isfinite(result.layers["counterfactual"]).all()
     assert result.layers["counterfactual"][empty[0]].sum() == 0
     assert np.isfinite(result.var["counterfactual_mean"]).all()
+
+
+def test_deviations_of_several_fits_hold_their_disagreement(
+    atlas: ia.Atlas, study: AnnData
+) -> None:
+    change = {"disease": "disease_1"}
+    other = quick_fit(study, seed=5)
+    a, b = (expected(fit, study, change) for fit in (atlas, other))
+    both = expected(atlas, study, change, others=[other])
+    means, deviations = (
+        np.stack([fit.layers[layer] for fit in (a, b)])
+        for layer in ("counterfactual", "counterfactual_sd")
+    )
+    np.testing.assert_allclose(both.layers["counterfactual"], means.mean(0), rtol=1e-5)
+    variance = (deviations**2).mean(0) + means.var(0, ddof=1)
+    np.testing.assert_allclose(both.layers["counterfactual_sd"], np.sqrt(variance), rtol=1e-4)
+    for column in ("counterfactual_mean", "log2_fold_change"):
+        halves = (a.var[column] + b.var[column]) / 2
+        np.testing.assert_allclose(both.var[column], halves, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(both.X.toarray(), a.X.toarray())
+
+
+def test_fits_that_disagree_are_unsure_of_averages() -> None:
+    """Two fits of one cell and gene, each sure of itself: 1 and 4 counts per 10,000."""
+    shape = np.zeros((1, 1), np.float32)
+    fits = [
+        prediction.Prediction(
+            shape + level,
+            shape,
+            sp.csr_matrix(shape),
+            Averages(np.ones(1), np.full((10, 1), level), np.zeros(1)),
+        )
+        for level in (1.0, 4.0)
+    ]
+    table = prediction.pool(fits).averages.describe(pd.Index(["gene"]), 0.25).iloc[0]
+    steps = np.log2((np.array([1.0, 4.0]) + 0.1) / 1.1)
+    assert table["log2_fold_change"] == pytest.approx(steps.mean())
+    spread = np.std(np.repeat(steps, 10), ddof=1)
+    assert table["log2_fold_change_sd"] == pytest.approx(WIDENING * spread)
+    assert prediction.pool(fits[:1]) is fits[0]
+
+
+def test_other_fits_are_of_the_same_study(atlas: ia.Atlas, study: AnnData) -> None:
+    fewer = quick_fit(study[:, 10:].copy())
+    with pytest.raises(SettingsError, match="number 2 has other genes"):
+        expected(atlas, study, {"disease": "disease_1"}, others=[atlas, fewer])
+    study.obs["disease"] = study.obs["disease"].astype(str).replace("healthy", "well")
+    with pytest.raises(SettingsError, match="number 1 has other covariates or values"):
+        expected(atlas, study, {"disease": "disease_1"}, others=[quick_fit(study)])
 
 
 def test_mistakes_are_named(atlas: ia.Atlas, study: AnnData) -> None:

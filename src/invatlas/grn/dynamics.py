@@ -2,12 +2,13 @@
 
     dy_j/dt = d_j (m_j f_j(p) - y_j)         expression; at rest y = m f(y)
     dp_j/dt = k_j (y_j - p_j)                protein, if there are any; else p = y
+    m f  ->  log(1 + m (e^f - 1))            where y is a logarithm, log(1 + counts)
 
 f is the production (production.py), d_j the decay, k_j = d_j / 5 the turnover of a protein: half-
 lives of 46 and 9 hours are the medians of proteins and transcripts (Schwanhäusser et al. 2011,
-Nature 473:337). m_j is 1, or
-what an intervention leaves of the production: do(g) is an m_g. Over a step in which regulators
-move little both equations have exact solutions, which make the loss:
+Nature 473:337). m_j is 1, or what an intervention leaves of the production, in linear units
+whatever the scale: do(g) is an m_g. Over a step in which regulators move little both equations
+have exact solutions, which make the loss:
 
     y(t + h) = y(t) e^(-d h) + (1 - e^(-d h)) (f(t) + f(t + h)) / 2
     p(t + h) = p(t) e^(-k h) + k int_0^h e^(-k (h - s)) y(t + s) ds,  y between its points a line
@@ -19,7 +20,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from invatlas.errors import TrainingError
@@ -27,10 +28,12 @@ from invatlas.grn.production import Production
 
 ITERATIONS = 12
 STRIDES, STRIDE = 200, 0.2
+RESTLESSNESS = 0.01  # of a gene's height: the most that production and decay differ at rest
 PROTEIN_LIFE = 5.0  # half-life of proteins beside that of their transcripts
 SUBSTEPS = 2
 MOST_EXPRESSION = 1e6  # in usual levels, or starts; beyond it a solution has run away
 MOST_SOLVER_STEPS = 1000  # between two times; stiff equations need ever more
+MOST_LOG = 50.0  # its exponential is still a number, and no count
 
 
 class Dynamics(nn.Module):
@@ -46,18 +49,28 @@ class Dynamics(nn.Module):
         Typical time between two measurements: decay starts at 1 over it.
     proteins
         Whether genes act through proteins.
+    logarithmic
+        Whether expression is log(1 + counts per 10,000): what is left of production is a share of
+        the counts, not of their logarithm.
     """
 
     production: Production
     proteins: bool
+    logarithmic: bool
 
     def __init__(
-        self, production: Production, lineages: int, time_unit: float, proteins: bool
+        self,
+        production: Production,
+        lineages: int,
+        time_unit: float,
+        proteins: bool,
+        logarithmic: bool = False,
     ) -> None:
         super().__init__()
         n = len(production.floor)
         self.production = production
         self.proteins = proteins
+        self.logarithmic = logarithmic
         self.lineage_offset = nn.Parameter(torch.zeros(lineages, n))
         self.log_decay = nn.Parameter(torch.full((n,), -math.log(time_unit)))
 
@@ -65,6 +78,28 @@ class Dynamics(nn.Module):
     def log_turnover(self) -> Tensor:
         """Logarithm of the turnover of proteins, (gene,)."""
         return self.log_decay - math.log(PROTEIN_LIFE)
+
+    def produce(
+        self,
+        p: Float[Tensor, "*row gene"],
+        gates: Tensor,
+        left: Tensor,
+        shift: Tensor | float = 0.0,
+    ) -> Float[Tensor, "*row gene"]:
+        """Production of every gene under an intervention, m f.
+
+        Parameters
+        ----------
+        p
+            Proteins, or expression where there are none.
+        gates, left, shift
+            Of edges; what interventions leave, m; of activations.
+        """
+        f: Tensor = self.production(p, gates, shift)
+        if not self.logarithmic:
+            floor = self.production.floor
+            return floor + left * (f - floor)
+        return torch.where(left == 1, f, torch.log1p(left * torch.expm1(f.clamp_max(MOST_LOG))))
 
     def solve_rest(
         self,
@@ -74,7 +109,7 @@ class Dynamics(nn.Module):
         iterations: int = ITERATIONS,
         stride: float = 1.0,
     ) -> Float[Tensor, "row gene"]:
-        """Steady states by iterating y = o + m (f(y) - o), from the usual levels.
+        """Steady states by iterating y = m f(y), from the usual levels.
 
         Whole strides arrive soonest where regulation goes down a cascade; a strong feedback that
         is at rest in time may throw them to and fro for ever: :meth:`settle`.
@@ -90,10 +125,9 @@ class Dynamics(nn.Module):
         stride
             Share of the way that each of them goes.
         """
-        floor = self.production.floor
         y = self.production.centre.expand(left.shape)
         for _ in range(iterations):
-            y = y.lerp(floor + left * (self.production(y, gates, shift) - floor), stride)
+            y = y.lerp(self.produce(y, gates, left, shift), stride)
         return y
 
     def settle(
@@ -101,6 +135,17 @@ class Dynamics(nn.Module):
     ) -> Float[Tensor, "row gene"]:
         """Steady states by short strides, which come to rest wherever strong feedback does."""
         return self.solve_rest(left, gates, shift, STRIDES, STRIDE)
+
+    def is_at_rest(
+        self,
+        y: Float[Tensor, "row gene"],
+        gates: Tensor,
+        left: Tensor,
+        shift: Tensor | float = 0.0,
+    ) -> Bool[Tensor, "row gene"]:
+        """Where m f(y) = y, to a hundredth of a gene's height."""
+        change = (self.produce(y, gates, left, shift) - y).abs()
+        return change <= RESTLESSNESS * self.production.level
 
     def follow_proteins(
         self, y: Float[Tensor, "series time gene"], times: Float[Tensor, "series time"]
@@ -126,9 +171,7 @@ class Dynamics(nn.Module):
         shift: Tensor | float = 0.0,
     ) -> Float[Tensor, "series later gene"]:
         """Expression at each time but the first, from what was measured before and around it."""
-        floor = self.production.floor
-        p = self.follow_proteins(y, times)
-        f = floor + left * (self.production(p, gates, shift) - floor)
+        f = self.produce(self.follow_proteins(y, times), gates, left, shift)
         kept = torch.exp(-self.log_decay.exp() * times.diff(dim=1).unsqueeze(-1))
         later: Tensor = y[:, :-1] * kept + (1 - kept) * (f[:, 1:] + f[:, :-1]) / 2
         return later
@@ -146,12 +189,12 @@ class Dynamics(nn.Module):
         y(t + h) = y e^(-d h) + (1 - e^(-d h)) f(p), and so for p: first order, two steps between
         measurements; :meth:`solve` is the one to trust for what was not measured.
         """
-        floor, y, p = self.production.floor, start, start
+        y = p = start
         path = [start]
         for h in (times.diff(dim=1) / SUBSTEPS).unbind(1):
             kept, old = (torch.exp(-rate.exp() * h[:, None]) for rate in self._rates())
             for _ in range(SUBSTEPS):
-                f = floor + left * (self.production(p, gates, shift) - floor)
+                f = self.produce(p, gates, left, shift)
                 p = p * old + (1 - old) * y if self.proteins else y
                 y = y * kept + (1 - kept) * f
             path.append(y)
@@ -206,15 +249,15 @@ class Dynamics(nn.Module):
             path = solver(field, state, times, **choices)
         except (AssertionError, RuntimeError) as error:
             raise TrainingError(
-                f"The solver {method} gave up between times {float(times[0]):g} and "
-                f"{float(times[-1]):g} ({error}); the dynamics are too stiff for it. Fixed steps "
-                "(method='rk4') or a unit of time in which changes are slower may help."
+                f"The solver {method} gave up within {float(times[-1] - times[0]):g} of time "
+                f"({error}); the dynamics are too stiff for it. Fixed steps (method='rk4') or a "
+                "unit of time in which changes are slower may help."
             ) from error
         y = path[..., : start.shape[-1]].movedim(0, 1)
         if not (y.abs() <= MOST_EXPRESSION * (height + start.abs().max())).all():
             raise TrainingError(
-                "Expression ran away while the dynamics were solved; they are too stiff, or the "
-                f"span from {float(times[0]):g} to {float(times[-1]):g} is too long."
+                "Expression ran away while the dynamics were solved; they are too stiff, or a "
+                f"span of {float(times[-1] - times[0]):g} is too long."
             )
         return y
 
@@ -236,9 +279,8 @@ class _Field(nn.Module):
 
     def forward(self, t: Tensor, state: Tensor) -> Tensor:
         d = self.dynamics
-        n, floor = len(d.log_decay), d.production.floor
+        n = len(d.log_decay)
         y = state[..., :n]
         p = state[..., n:] if d.proteins else y
-        f = floor + self.left * (d.production(p, self.gates, self.shift) - floor)
-        dy = d.log_decay.exp() * (f - y)
+        dy = d.log_decay.exp() * (d.produce(p, self.gates, self.left, self.shift) - y)
         return torch.cat([dy, d.log_turnover.exp() * (y - p)], -1) if d.proteins else dy

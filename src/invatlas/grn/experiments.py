@@ -27,6 +27,8 @@ from invatlas.grn.trajectories import Trajectory, read_times, read_trajectories
 
 FloatArray = NDArray[np.float64]
 
+MOST_COUNTED = 2.0**53  # beyond it every float is a whole number
+
 GIVEN = "given"
 NORMALISED = "log1p of counts per 10,000"
 
@@ -118,7 +120,8 @@ def read_experiments(
         Table of edges with columns ``regulator`` and ``target``, and ``weight`` or ``sign`` where
         known; or the name of a matrix (regulator, target) in varm.
     interventions
-        Column with the intervened gene of each row: several as "A+B", "none" or missing for none.
+        Column with the intervened gene of each row: several as "A+B", "none" or missing for none;
+        a gene that is called NA or none is that gene.
     experiment
         Column with the kind: knockout, knockdown, overexpression; wildtype, timeseries or
         multifactorial where no gene is known. A row that names a gene and no kind is a knockout.
@@ -149,7 +152,7 @@ def read_experiments(
     y, scale = _read_expression(adata, layer)
     may_regulate = _read_regulators(regulators, genes)
     kinds = read_experiment_kinds(adata.obs, experiment)
-    done = read_interventions(_read_column(adata.obs, interventions), kinds, genes)
+    done = read_interventions(_read_column(adata.obs, interventions, genes), kinds, genes)
     names = pd.DataFrame(
         {
             "lineage": _read_column(adata.obs, lineage),
@@ -166,7 +169,12 @@ def read_experiments(
     )
     in_time = np.flatnonzero(timed)
     trajectories, notes = read_trajectories(
-        y[in_time], times[in_time], names.iloc[in_time], [done[i] for i in in_time], bins
+        y[in_time],
+        times[in_time],
+        names.iloc[in_time],
+        [done[i] for i in in_time],
+        bins,
+        scale == NORMALISED,
     )
     if trajectories and steady and interventions is None and experiment is None:
         notes.append(
@@ -209,7 +217,7 @@ def _read_expression(adata: AnnData, layer: str | None) -> tuple[FloatArray, str
             f"Expression is {y[row, gene]} in row {adata.obs_names[row]!r}, gene "
             f"{adata.var_names[gene]!r}; it must be a finite number everywhere."
         )
-    if y.min() < 0 or not np.array_equal(y, np.floor(y)):
+    if y.min() < 0 or y.max() > MOST_COUNTED or not np.array_equal(y, np.floor(y)):
         return y, GIVEN
     return np.log1p(1e4 * y / np.maximum(y.sum(1, keepdims=True), 1)), NORMALISED
 
@@ -227,11 +235,16 @@ def _read_regulators(regulators: Sequence[str] | None, genes: list[str]) -> NDAr
     return chosen
 
 
-def _read_column(obs: pd.DataFrame, column: str | None) -> pd.Series:
-    """Values of a column as text, empty where missing or where no column is named."""
+def _read_column(obs: pd.DataFrame, column: str | None, genes: Sequence[str] = ()) -> pd.Series:
+    """Values of a column as text, empty where missing or where no column is named.
+
+    A value that is one of the genes is never missing, whatever it is called.
+    """
     if column is None:
         return pd.Series("", index=obs.index, dtype=object)
-    return text_values(obs, column).fillna("")
+    text, spelled = text_values(obs, column), obs[column].map(str).str.strip()
+    named = obs[column].notna() & spelled.isin(genes)
+    return text.where(~named, spelled).fillna("")
 
 
 def _check_named(lineage: pd.Series, timed: NDArray[np.bool_], column: str | None) -> None:

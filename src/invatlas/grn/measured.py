@@ -27,7 +27,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invatlas.grn.experiments import Experiments, Intervention, SteadyState, Trajectory
+from invatlas.grn.experiments import (
+    NORMALISED,
+    Experiments,
+    Intervention,
+    SteadyState,
+    Trajectory,
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -77,7 +83,7 @@ class Series:
     y
         Expression (series, time, gene).
     times
-        (series, time).
+        Since the first of the series, (series, time).
     known
         1 where a point was measured, (series, time).
     left
@@ -115,6 +121,8 @@ class Measured:
         Names; lineages have an offset of their own only where their points are means of cells.
     time_unit
         Median time between two points; 1 without series.
+    logarithmic
+        Whether expression is log(1 + counts per 10,000).
     """
 
     rest: Rest
@@ -132,6 +140,7 @@ class Measured:
     reach: Tensor
     noise_slope: float
     least_height: float
+    logarithmic: bool
 
     @property
     def points(self) -> Tensor:
@@ -200,6 +209,7 @@ def measure(experiments: Experiments) -> Measured:
         _tensor(reach),
         float(np.median(noise**2 / height)),
         LEAST_SHARE_OF_HEIGHT * float(np.median(height)),
+        experiments.scale == NORMALISED,
     )
 
 
@@ -280,10 +290,11 @@ def _pad(
     for row, t in enumerate(trajectories):
         m = len(t.times)
         y[row, :m], y[row, m:] = t.mean, t.mean[-1]
-        times[row, :m], times[row, m:] = t.times, t.times[-1]
+        since = t.times - t.times[0]
+        times[row, :m], times[row, m:] = since, since[-1]
         known[row, :m] = 1
         if t.perturbed:
-            upset[row, :, 0] = times[row] < (t.times[0] + t.times[-1]) / 2
+            upset[row, :, 0] = times[row] < since[-1] / 2
     of_lineage = [lineages.index(t.lineage) if len(lineages) > 1 else 0 for t in trajectories]
     return Series(
         _tensor(y),

@@ -24,6 +24,7 @@ from invatlas.grn.off_targets import find_off_targets, tabulate_strengths
 from invatlas.grn.progress import draw_bars
 from invatlas.grn.readout import Edges, read_edges, tabulate_edges
 from invatlas.grn.settings import NetworkSettings
+from invatlas.grn.trajectories import Trajectory
 
 FloatArray = NDArray[np.float64]
 LINEAR_SHARE = 0.6
@@ -55,12 +56,13 @@ class Network:
     lineages
         Names of lineages with an offset of their own.
     starts
-        Mean expression at the first time of each lineage, (lineage, gene); of all
-        steady states, where nothing was measured in time.
+        Mean expression at the first time of each lineage, (lineage, gene): of its series nobody
+        intervened on, where there are any. The usual level without series.
     usual
         Usual expression (gene,): the median of what was measured.
     times
-        First and last time that was measured; (0, 1) without series.
+        First and last time of each lineage; none without series, which alone tell how fast
+        anything is.
     settings
         What the fit was told.
     strengths, off_targets
@@ -80,7 +82,7 @@ class Network:
     lineages: tuple[str, ...]
     starts: FloatArray
     usual: FloatArray
-    times: tuple[float, float]
+    times: tuple[tuple[float, float], ...]
     settings: NetworkSettings
     strengths: pd.DataFrame
     off_targets: pd.DataFrame
@@ -230,22 +232,17 @@ def _assemble(
 ) -> Network:
     for unknowns in members:
         unknowns.requires_grad_(False)
-    genes, s = experiments.genes, measured.series
-    starts = [
-        s.y[s.lineage == k, 0].mean(0) if (s.lineage == k).any() else measured.centre
-        for k in range(len(measured.lineages))
-    ]
-    known = s.times[s.known > 0]
-    span = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    genes = experiments.genes
+    starts, times = _find_starts(experiments.trajectories, measured)
     return Network(
         genes,
         experiments.regulators,
         tuple(Member(u.dynamics, u.open_gates().detach()) for u in members),
         edges,
         measured.lineages,
-        torch.stack(starts).double().numpy(),
+        starts,
         measured.centre.double().numpy(),
-        span,
+        times,
         settings,
         tabulate_strengths(measured, members[0], genes),
         find_off_targets(measured, members[0], settings, genes),
@@ -253,3 +250,19 @@ def _assemble(
         experiments.scale,
         experiments.warnings,
     )
+
+
+def _find_starts(
+    trajectories: Sequence[Trajectory], measured: Measured
+) -> tuple[FloatArray, tuple[tuple[float, float], ...]]:
+    """Where lineages start, (lineage, gene), and the first and last time of each."""
+    if not trajectories:
+        return measured.centre.double().numpy()[None], ()
+    s, starts, times = measured.series, [], []
+    free = torch.tensor([not t.intervention.genes for t in trajectories])
+    for k in range(len(measured.lineages)):
+        own = s.lineage == k
+        starts.append(s.y[own & free if (own & free).any() else own, 0].mean(0))
+        at = np.concatenate([trajectories[i].times for i in own.nonzero()[:, 0].tolist()])
+        times.append((float(at.min()), float(at.max())))
+    return torch.stack(starts).double().numpy(), tuple(times)

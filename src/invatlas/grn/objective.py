@@ -58,7 +58,8 @@ class Unknowns(nn.Module):
         production = family(measured.centre, measured.unit, measured.floor, generator)
         timed = len(measured.series.y) > 0
         proteins = timed if settings.proteins is None else settings.proteins
-        self.dynamics = Dynamics(production, len(measured.lineages), measured.time_unit, proteins)
+        known = (len(measured.lineages), measured.time_unit, proteins, measured.logarithmic)
+        self.dynamics = Dynamics(production, *known)
         self.gates = Gates(allowed)
         self.left = nn.Parameter(measured.rest.left[measured.rest.held] + 0.01)
         self.upset = nn.Parameter(torch.zeros(len(measured.series.y), 1, len(measured.centre)))

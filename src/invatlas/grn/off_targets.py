@@ -12,20 +12,20 @@ the measured expression of its regulators and with the gate of i shut, must fail
 
     own_re      = (y_re - f_e(y_r without i))^2 / 2v
 
-Both must be above the cost and the logarithm of the number of genes and experiments looked at: of
-many, some fit badly by chance. This is a mean-shift model of outliers with a penalty on their
-number (She and Owen 2011, J Am Stat Assoc 106:626). An edge so steep that a smaller dose does
-nothing looks the same, so the verdict is sure only where another experiment in the same direction,
-of the same dose or a greater one, moved nothing. Doses are those that were learned, not the
-nominal ones: a guide that cut nothing is no evidence. A gene with one experiment tells nothing.
+Both must be above the cost, and so high that less than one of the T genes and experiments looked
+at would be by chance: half the square of a normal number is above g with probability
+erfc(sqrt(g)), so T erfc(sqrt(g)) < 1. This is a mean-shift model of outliers with a penalty on
+their number (She and Owen 2011, J Am Stat Assoc 106:626). An edge so steep that a smaller dose
+does nothing looks the same, so the verdict is sure only where another experiment in the same
+direction, of the same dose or a greater one, moved nothing. Doses are those that were learned, not
+the nominal ones: a guide that cut nothing is no evidence. A gene with one experiment tells nothing.
 """
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 import torch
+from scipy.special import erfcinv
 from torch import Tensor
 
 from invatlas.grn.measured import Measured
@@ -53,7 +53,7 @@ def find_off_targets(
     found: list[dict[str, object]] = []
     held, left = measured.rest.held, unknowns.strengths(measured).detach()
     single = held.sum(1) == 1
-    bar = settings.off_target_cost + math.log(max(1, int(single.sum()) * held.shape[1]))
+    bar = max(settings.off_target_cost, chance_gain(int(single.sum()) * held.shape[1]))
     for source in torch.nonzero(held[single].any(0))[:, 0].tolist() * settings.off_targets:
         rows = torch.nonzero(single & held[:, source])[:, 0]
         if len(rows) < 2:
@@ -75,6 +75,11 @@ def find_off_targets(
     table = pd.DataFrame(found, columns=list(COLUMNS))
     table = table.sort_values(["verdict", "gain"], ascending=[True, False], kind="stable")
     return table.reset_index(drop=True)
+
+
+def chance_gain(looked_at: int) -> float:
+    """Nats that one of so many genes and experiments gains by chance."""
+    return float(erfcinv(1 / max(1, looked_at)) ** 2)
 
 
 def compare_causes(measured: Measured, rows: Tensor, dose: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
     do(g):  dy_g/dt = d_g (m_g f_g(p) - y_g)
 
 m_g is 0 in a knockout, 1/2 in a knockdown, 2 in an over-expression, or what ``left`` says; several
-genes at once. Predictions are means over the members of the ensemble, their spread is its standard
-deviation.
+genes at once. Where the network was fitted to counts, it is a share of the counts per 10,000, not
+of their logarithm (dynamics.py). Predictions are means over the members of the ensemble, their
+spread is its standard deviation.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,6 +30,7 @@ FloatArray = NDArray[np.float64]
 POINTS = 41
 METHODS = ("dopri5", "rk4")
 MOST_LEFT = 100.0
+SHOWN = 5
 
 
 def intervene(
@@ -51,12 +54,14 @@ def intervene(
     kind
         ``knockout``, ``knockdown`` or ``overexpression``.
     left
-        Share of production that is left, instead of the kind's: 0, 1/2, 2.
+        Share of production that is left, instead of the kind's: 0, 1/2, 2; of counts per 10,000
+        where the network was fitted to counts.
     lineage
         Lineage to follow; the first one by default.
     times
-        At which to predict, rising, none before the first that was measured, where lineages start
-        and so does the intervention; 41 even points over what was measured by default.
+        At which to predict, rising, none before the first of the lineage, where it starts and so
+        does the intervention; 41 even points over what was measured of it by default. A network
+        fitted without series has none: it does not know how fast genes change.
     method
         Solver: ``dopri5`` with steps of its own, or ``rk4`` with one step between two times.
 
@@ -65,7 +70,8 @@ def intervene(
     AnnData
         A row for each time without and with the intervention, and a steady state of either;
         obs ``time`` (missing at rest) and ``state`` (``untouched`` or ``intervened``); X expected
-        expression, layer ``sd`` its standard deviation over members. Scale as in the fit.
+        expression, layer ``sd`` its standard deviation over members. Scale as in the fit. Genes
+        that come to no rest have no steady state: it is missing, with a warning.
 
     Raises
     ------
@@ -74,7 +80,7 @@ def intervene(
     SettingsError
         If the kind, the share, the times or the method cannot be used.
     CovariateError
-        If there is no such lineage.
+        If there is no such lineage, or lineages share all.
     TrainingError
         If the solver fails.
     """
@@ -83,25 +89,18 @@ def intervene(
         raise SettingsError(f"method is {method!r}; it takes {' or '.join(METHODS)}.")
     places = find_places(network, [genes] if isinstance(genes, str) else list(genes))
     row = find_lineage(network, lineage)
-    at = _choose_times(network, times)
-    first = torch.tensor([network.times[0]])
-    early = int(at[0] > first)  # lineages start at the first time, asked for or not
+    at = _choose_times(network, row, times)
     kept = torch.ones(2, len(network.genes))
     kept[1, places] = share
-    paths, rests = [], []
+    paths = []
     for member in network.members:
-        offset = member.dynamics.lineage_offset[row]
-        start = torch.as_tensor(network.starts[row], dtype=torch.float32).expand(2, -1)
-        path = member.dynamics.solve(
-            start, torch.cat([first[:early], at]), member.gates, kept, offset, method
-        )
-        paths.append(path[:, early:])
-        rests.append(member.dynamics.settle(kept, member.gates, offset))
-    path, rest = torch.stack(paths), torch.stack(rests)[:, :, None]
-    both = torch.cat([path, rest], 2).double().numpy()  # member, state, time, gene
+        path = _follow(network, member, row, at, kept, method)
+        paths.append(torch.cat([path, _find_rest(member, row, kept)[:, None]], 1))
+    both = torch.stack(paths).double().numpy()  # member, state, time, gene
+    _say_what_swings(network, np.isnan(both[:, :, -1]).any((0, 1)))
     obs = pd.DataFrame(
         {
-            "time": [*at.tolist(), np.nan] * 2,
+            "time": [*at, np.nan] * 2,
             "state": np.repeat(["untouched", "intervened"], len(at) + 1),
         },
         index=pd.Index([f"{k}" for k in range(2 * len(at) + 2)]),
@@ -158,7 +157,7 @@ def predict_path(
     """
     row, member = find_lineage(network, lineage), network.members[0]
     y = torch.as_tensor(start, dtype=torch.float32)[None]
-    at = torch.as_tensor(times, dtype=torch.float32)[None]
+    at = _count_from(times[0], times)[None]
     kept = torch.ones(1, len(network.genes))
     offset = member.dynamics.lineage_offset[row]
     return member.dynamics.run(y, at, member.gates, kept, offset)[0].double().numpy()
@@ -173,14 +172,25 @@ def find_places(network: Network, genes: Sequence[str]) -> list[int]:
 
 
 def find_lineage(network: Network, lineage: str | None) -> int:
-    """Place of a lineage; the only one where lineages share all."""
-    if lineage is None or network.lineages in ((), ("",)):
+    """Place of a lineage; the first one where none is named.
+
+    Raises
+    ------
+    CovariateError
+        If there is no such lineage, or lineages share all.
+    """
+    if lineage is None:
         return 0
-    if lineage not in network.lineages:
+    if lineage in network.lineages:
+        return network.lineages.index(lineage)
+    if network.lineages == ("",):
         raise CovariateError(
-            f"There is no lineage {lineage!r}; the network has {', '.join(network.lineages)}."
+            f"There is no lineage {lineage!r}: the network has one set of equations, which all "
+            "its series share; name no lineage."
         )
-    return network.lineages.index(lineage)
+    raise CovariateError(
+        f"There is no lineage {lineage!r}; the network has {', '.join(network.lineages)}."
+    )
 
 
 def _choose_share(kind: str, left: float | None) -> float:
@@ -193,21 +203,69 @@ def _choose_share(kind: str, left: float | None) -> float:
     return left
 
 
-def _choose_times(network: Network, times: Sequence[float] | None) -> Tensor:
+def _choose_times(network: Network, row: int, times: Sequence[float] | None) -> FloatArray:
+    """Times of a lineage to predict at, rising; none where the network has none."""
+    if not network.times:
+        if times is not None:
+            raise SettingsError(
+                f"times are {times!r}; the network was fitted without series, which alone tell "
+                "how fast genes change: it predicts steady states, name no times."
+            )
+        return np.zeros(0)
+    first, last = network.times[row]
     if times is None:
-        return torch.linspace(*network.times, POINTS)
+        return np.linspace(first, last, POINTS)
     try:
-        at = torch.as_tensor(np.asarray(times, dtype=np.float64), dtype=torch.float32)
+        at = np.asarray(times, dtype=np.float64)
     except (TypeError, ValueError):
-        at = torch.zeros(0)
-    first = torch.tensor(network.times[0])
-    rising = at.ndim == 1 and len(at) > 1 and bool((at.diff() > 0).all())
-    if not (rising and torch.isfinite(at).all() and at[0] >= first):
+        at = np.zeros(0)
+    since = _count_from(first, at)
+    rising = at.ndim == 1 and len(at) > 1 and bool((since.diff() > 0).all())
+    if not (rising and torch.isfinite(since).all() and at[0] >= first):
         raise SettingsError(
             f"times are {times!r}; they take two numbers or more that rise, none below "
-            f"{float(first):g}, where the measurements start."
+            f"{first:.15g}, where the measurements start."
         )
     return at
+
+
+def _count_from(first: float, times: FloatArray) -> Tensor:
+    """Times since the first, which single precision tells apart also where the first is large."""
+    return torch.as_tensor(times - first, dtype=torch.float32)
+
+
+def _follow(
+    network: Network, member: Member, row: int, at: FloatArray, kept: Tensor, method: str
+) -> Tensor:
+    """Trajectories (state, time, gene) from where a lineage starts, asked for or not."""
+    if not len(at):
+        return kept.new_zeros(2, 0, len(network.genes))
+    since = _count_from(network.times[row][0], at)
+    early = int(since[0] > 0)
+    whole = torch.cat([torch.zeros(early), since])
+    start = torch.as_tensor(network.starts[row], dtype=torch.float32).expand(2, -1)
+    offset = member.dynamics.lineage_offset[row]
+    return member.dynamics.solve(start, whole, member.gates, kept, offset, method)[:, early:]
+
+
+def _find_rest(member: Member, row: int, kept: Tensor) -> Tensor:
+    """Steady states (state, gene), missing where a gene comes to no rest."""
+    dynamics, offset = member.dynamics, member.dynamics.lineage_offset[row]
+    rest = dynamics.settle(kept, member.gates, offset)
+    still = dynamics.is_at_rest(rest, member.gates, kept, offset)
+    return rest.masked_fill(~still, torch.nan)
+
+
+def _say_what_swings(network: Network, swings: NDArray[np.bool_]) -> None:
+    """Warn, once for all members and states, of genes without a steady state."""
+    if swings.any():
+        names = network.genes[swings]
+        some = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        warnings.warn(
+            f"No steady state is found for {len(names)} of {len(network.genes)} genes ({some}): by "
+            "the equations they swing, or settle too slowly to tell. It is missing where so.",
+            stacklevel=3,
+        )
 
 
 __all__ = ["Member", "intervene", "predict_path", "predict_rest"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from invatlas.errors import SettingsError
 
+MOST_SEED = 2**32 - 1
 PRODUCTIONS = ("sigmoid", "additive", "multiplicative", "network")
 
 
@@ -45,8 +46,8 @@ class NetworkSettings:
     off_targets
         Whether to look for genes that experiments moved beside their target.
     off_target_cost
-        What an off-target must gain over an edge to be named, in nats, beside the logarithm of
-        the number of genes and experiments.
+        What an off-target must gain over an edge to be named, in nats; more where so many genes
+        and experiments were looked at that one would be named by chance.
     learning_rate
         Of Adam.
     minibatch_size
@@ -79,6 +80,10 @@ class NetworkSettings:
             self._check_whole(name, least)
         if self.refine_steps is not None:
             self._check_whole("refine_steps", 0)
+        if self.seed > MOST_SEED:
+            raise SettingsError(
+                f"seed is {self.seed}; it takes a whole number from 0 to {MOST_SEED:,}."
+            )
         for name in ("edge_cost", "evidence", "series_weight", "off_target_cost", "learning_rate"):
             if getattr(self, name) is not None or name != "series_weight":
                 self._check_number(name)

@@ -42,6 +42,7 @@ from invatlas.folders import (
     staged,
 )
 from invatlas.grn.dynamics import Dynamics
+from invatlas.grn.experiments import GIVEN, NORMALISED
 from invatlas.grn.network import Member, Network, list_edges
 from invatlas.grn.production import FAMILIES
 from invatlas.grn.readout import Edges
@@ -98,7 +99,7 @@ def write_network(network: Network, folder: Path) -> None:
         "settings": asdict(network.settings),
         "members": [_describe_member(member) for member in network.members],
         "lineages": list(network.lineages),
-        "times": list(network.times),
+        "times": [list(ends) for ends in network.times],
         "scale": network.scale,
         "warnings": list(network.warnings),
         "tables": {
@@ -129,22 +130,27 @@ def load(path: str | Path) -> Network:
         genes = pd.Index([str(gene) for gene in card["genes"]])
         regulators = genes.isin(card["regulators"])
         lineages = tuple(map(str, card["lineages"]))
-        first, last = map(float, card["times"])
+        times = tuple((float(first), float(last)) for first, last in card["times"])
         warnings = tuple(map(str, card["warnings"]))
-        scale = str(card["scale"])
+        scale = card["scale"]
         tables = {
             name: _read_table(folder / f"{name}.csv", card["tables"][name]) for name in TABLES
         }
+        if scale not in (GIVEN, NORMALISED):
+            raise ValueError(f"the scale is neither {GIVEN} nor {NORMALISED}")
         if len(genes) < 2 or genes.has_duplicates:
             raise ValueError("genes are too few, or one is there twice")
         if not regulators.any() or regulators.sum() != len(card["regulators"]):
             raise ValueError("regulators are no genes")
         if len(set(lineages)) != len(card["lineages"]) or not lineages:
             raise ValueError("there is no lineage, or one is there twice")
-        if not (math.isfinite(first) and math.isfinite(last) and first < last):
+        if len(times) not in (0, len(lineages)):
+            raise ValueError("some lineages have times and some have none")
+        if not all(-math.inf < first < last < math.inf for first, last in times):
             raise ValueError("the times do not rise")
         _check_members(card["members"], folder / NUMBERS)
-        members = [_lay_out(told, len(genes), len(lineages)) for told in card["members"]]
+        shape = (len(genes), len(lineages), scale == NORMALISED)
+        members = [_lay_out(told, *shape) for told in card["members"]]
         promised = _promise(members, len(genes), len(lineages))
     tensors = read_tensors(folder / NUMBERS, promised, card.get("network_sha256"), NETWORK)
     _check_values(tensors, folder / NUMBERS)
@@ -156,7 +162,7 @@ def load(path: str | Path) -> Network:
         lineages,
         tensors["starts"].numpy(),
         tensors["usual"].numpy(),
-        (first, last),
+        times,
         settings,
         tables["strengths"],
         tables["off_targets"],
@@ -206,14 +212,15 @@ def _check_members(told: Sequence[object], file: Path) -> None:
         )
 
 
-def _lay_out(told: Mapping[str, Any], n: int, lineages: int) -> Dynamics:
+def _lay_out(told: Mapping[str, Any], n: int, lineages: int, logarithmic: bool) -> Dynamics:
     """Dynamics of a member as the card tells them, without a value."""
     if not isinstance(told["proteins"], bool):
         raise TypeError("proteins are neither there nor absent")
     with torch.device("meta"):
         empty = torch.empty(n)
         production = FAMILIES[told["production"]](empty, empty, empty, torch.Generator())
-        return Dynamics(production, lineages, 1.0, told["proteins"]).requires_grad_(False)
+        dynamics = Dynamics(production, lineages, 1.0, told["proteins"], logarithmic)
+        return dynamics.requires_grad_(False)
 
 
 def _restore_member(dynamics: Dynamics, tensors: Mapping[str, Tensor], k: int) -> Member:

@@ -5,6 +5,8 @@
 
 A series is a lineage (or a replicate) of one donor under one intervention. Its times are sampled
 where rows share them, as those of an experiment do; pseudotime is another number in every cell.
+Equal rows of a series and time are one measurement that was drawn twice, and count once; those of
+cells and of counts are what they are, since few counts in few genes are often equal.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ IntArray = NDArray[np.int64]
 MOST_BINS = 20
 CELLS_PER_BIN = 8
 FEWEST_CELLS = 3 * CELLS_PER_BIN
+FEWEST_TIMES_ALONE = 5
 MOST_SAMPLED_TIMES = 200
 LONGEST_SINGLE_SERIES = 50
 CELLS_PER_TIME = 5  # from which on the rows of a time are cells, not repeats
@@ -102,6 +105,7 @@ def read_trajectories(
     names: pd.DataFrame,
     interventions: Sequence[Intervention],
     bins: int | None,
+    counted: bool = False,
 ) -> tuple[tuple[Trajectory, ...], list[str]]:
     """Every series among rows that have a time, in order of their names, and what to know of them.
 
@@ -118,29 +122,31 @@ def read_trajectories(
     bins
         None decides: a point for each time where times are shared, else bins. 0 makes a point of
         each time, any other number is the most bins a series may have.
+    counted
+        Whether the expression was counted.
 
     Raises
     ------
     CovariateError
-        If a series has too few rows, or one time only.
+        If a series has too few rows, or one time only; or if the only one has a few times.
     """
     if not len(y):
         return (), []
     key = names.assign(intervention=[(i.kind, i.genes) for i in interventions], time=times)
-    twice = key.assign(row=[row.tobytes() for row in y]).duplicated().to_numpy()
-    notes = []
+    by_series = key.groupby(list(key.columns[:-1]), sort=False).indices
+    groups = [rows for _, rows in sorted(by_series.items())]
+    sampled = _times_are_sampled(times, groups) if bins is None else bins == 0
+    snapshots = not sampled or _rows_are_cells(times, groups)
+    twice, notes = np.zeros(len(y), dtype=bool), []
+    if not (snapshots or counted):
+        twice = key.assign(row=[row.tobytes() for row in y]).duplicated().to_numpy()
     if twice.any():
         notes.append(
             f"{twice.sum():,} rows repeat another of the same series and time, and count once."
         )
-    groups = [
-        rows[~twice[rows]]
-        for _, rows in sorted(key.groupby(list(key.columns[:-1]), sort=False).indices.items())
-    ]
-    sampled = _times_are_sampled(times, groups) if bins is None else bins == 0
-    snapshots = not sampled or _rows_are_cells(times, groups)
     found = []
     for rows in groups:
+        rows = rows[~twice[rows]]
         rows = rows[np.argsort(times[rows], kind="stable")]
         first = names.iloc[rows[0]]
         trajectory = Trajectory(
@@ -150,7 +156,7 @@ def read_trajectories(
             interventions[rows[0]],
             bool(first["perturbed"]),
         )
-        _check_length(trajectory, len(rows), snapshots)
+        _check_length(trajectory, len(rows), snapshots, len(groups) == 1)
         found.append(trajectory)
     return tuple(found), notes
 
@@ -185,7 +191,7 @@ def _summarise(
     return np.add.reduceat(times, starts) / cells, mean, spread, cells
 
 
-def _check_length(trajectory: Trajectory, rows: int, snapshots: bool) -> None:
+def _check_length(trajectory: Trajectory, rows: int, snapshots: bool, alone: bool) -> None:
     name = trajectory.name[0].upper() + trajectory.name[1:]
     if snapshots and rows < FEWEST_CELLS:
         raise CovariateError(
@@ -196,4 +202,10 @@ def _check_length(trajectory: Trajectory, rows: int, snapshots: bool) -> None:
         raise CovariateError(
             f"{name} has one time only, {trajectory.times[0]:g}; a trajectory needs two. Rows "
             "without a time are steady states."
+        )
+    if alone and not snapshots and len(trajectory.times) < FEWEST_TIMES_ALONE:
+        raise CovariateError(
+            f"{name} has {rows} rows at {len(trajectory.times)} times and is the only one; a "
+            f"series alone needs {FEWEST_TIMES_ALONE} times, a trajectory of cells {FEWEST_CELLS} "
+            "cells. Without a time, all rows are steady states."
         )

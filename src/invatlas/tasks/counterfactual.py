@@ -12,7 +12,7 @@ their average and tells the decoder none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,10 @@ import torch
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
+from invatlas.data.counts import CountSource
+from invatlas.data.genes import GeneOverlap
 from invatlas.errors import CovariateError, SettingsError
+from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.annotate import Calling, describe
 from invatlas.tasks.averages import PER
 from invatlas.tasks.change import (
@@ -34,7 +37,7 @@ from invatlas.tasks.change import (
 )
 from invatlas.tasks.differential import LEAST_THRESHOLD, THRESHOLD
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, find_counted, match_counts
-from invatlas.tasks.prediction import Cells, Job
+from invatlas.tasks.prediction import Cells, Job, pool
 from invatlas.training.posterior import encode_cells
 
 SAMPLES = 20
@@ -52,6 +55,7 @@ def counterfactual(
     threshold: float = THRESHOLD,
     samples: int = SAMPLES,
     seed: int = 0,
+    others: Sequence[Atlas] = (),
 ) -> AnnData:
     """Say what cells would look like, had they other values of some covariates.
 
@@ -76,6 +80,10 @@ def counterfactual(
         Draws of the latents, 2 or more.
     seed
         Seed of the draws.
+    others
+        Fits of the same study with other seeds. Means are then over all fits, and deviations,
+        intervals and probabilities hold how far the fits disagree. Which cells are supported, and
+        the draw in X, are told by ``atlas``.
 
     Returns
     -------
@@ -97,7 +105,8 @@ def counterfactual(
         If the change names no covariate of the atlas or a value it cannot become, or the atlas
         knows none of the cells.
     SettingsError
-        If ``samples`` is less than 2 or ``threshold`` less than 0.01.
+        If ``samples`` is less than 2 or ``threshold`` less than 0.01, or another fit has other
+        genes or covariates.
     GeneError, CountsError
         As :func:`invatlas.embed`.
 
@@ -115,9 +124,9 @@ def counterfactual(
             f"threshold is {threshold!r}; it takes {LEAST_THRESHOLD} or more, in log2."
         )
     _check_names(atlas, change)
+    _check_fits(atlas, others)
     source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
-    q = {which: encode_cells(atlas.model, source, which) for which in LATENTS}
-    called = describe(atlas, q["invariant"], Calling(), overlap)
+    q, called = _call(atlas, source, overlap)
     job, known = _plan(atlas, adata.obs, change, called)
     counts = source.matrix.getnnz(axis=1) > 0
     supported = known & counts & ~called["novelty_flag"].to_numpy()
@@ -128,7 +137,13 @@ def counterfactual(
             f"{called['novelty_flag'].sum()} are called new{unknown}."
         )
     counted = torch.from_numpy(find_counted(atlas, adata.var, gene_column))
-    found = job.predict(atlas.model, Cells(source, q, counted, supported), samples, seed)
+    predicted = [job.predict(atlas.model, Cells(source, q, counted, supported), samples, seed)]
+    for other in others:
+        q, called = _call(other, source, overlap)
+        job, _ = _plan(other, adata.obs, change, called)
+        cells = Cells(source, q, counted, supported)
+        predicted.append(job.predict(other.model, cells, samples, seed))
+    found = pool(predicted)
     result = AnnData(
         found.drawn,
         obs=adata.obs.assign(counterfactual_supported=supported),
@@ -140,6 +155,28 @@ def counterfactual(
         mean, deviation = np.log1p(scale * mean), scale * deviation / (1 + scale * mean)
     result.layers["counterfactual"], result.layers["counterfactual_sd"] = mean, deviation
     return result
+
+
+def _call(
+    atlas: Atlas, source: CountSource, overlap: GeneOverlap
+) -> tuple[dict[str, DiagonalGaussian], pd.DataFrame]:
+    """Latents of some cells, and what they are called."""
+    q = {which: encode_cells(atlas.model, source, which) for which in LATENTS}
+    return q, describe(atlas, q["invariant"], Calling(), overlap)
+
+
+def _check_fits(atlas: Atlas, others: Sequence[Atlas]) -> None:
+    for number, other in enumerate(others, 1):
+        if other.schema != atlas.schema:
+            what = "covariates or values"
+        elif other.genes != atlas.genes:
+            what = "genes (fit it with the atlas's own)"
+        else:
+            continue
+        raise SettingsError(
+            f"Of the {len(others)} other fits, number {number} has other {what} than the atlas; "
+            "others are fits of the same study with other seeds."
+        )
 
 
 def _plan(

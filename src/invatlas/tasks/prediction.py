@@ -4,10 +4,12 @@
     mean, deviation of x'_s over draws s  each scaled to the library size of its cell
 
 The conditional expectation is that of ``invatlas.model.likelihoods``: the cell keeps its residual.
+Of several fits, the variance is that within them and that between them (the law of total variance).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +110,25 @@ class Job:
         before = np.where(cells.counted, average_counts(cells.source, cells.supported), np.nan)
         averages = Averages(before, sums / n, noise)
         return Prediction(mean, deviation, sp.vstack(drawn, "csr")[back], averages)
+
+
+def pool(found: Sequence[Prediction]) -> Prediction:
+    """Join what several fits predict of the same cells.
+
+    The variance is the mean of those within fits and the variance between their means; the draws
+    of the averages stand side by side. One draw of the counts is that of the first fit.
+    """
+    if len(found) == 1:
+        return found[0]
+    mean = np.mean([fit.mean for fit in found], axis=0)
+    within = np.mean([fit.deviation**2 for fit in found], axis=0)
+    between = np.var([fit.mean for fit in found], axis=0, ddof=1)
+    averages = Averages(
+        found[0].averages.before,
+        np.concatenate([fit.averages.after for fit in found]),
+        np.mean([fit.averages.noise for fit in found], axis=0),
+    )
+    return Prediction(mean, np.sqrt(within + between), found[0].drawn, averages)
 
 
 def draw_counts(
