@@ -68,10 +68,11 @@ def test_fit_says_what_was_read_and_found_and_equals_the_function(
         "In 2 of them unknown genes may be perturbed during the first half.",
         "11 steady states; 5 knockout, 5 knockdown, 1 without intervention.",
         "The 10 likeliest of 20 possible edges:",
-        f"{len(network.off_targets)} genes may have been moved by interventions not meant for them",
+        "1 gene may have been moved by interventions not meant for it; ",
         f"Wrote {tmp_path / 'grn'} after",
     ):
         assert words in said, words
+    assert len(network.off_targets) == 1
     found = ia.grn.load(tmp_path / "grn")
     assert found.settings == network.settings
     pd.testing.assert_frame_equal(ia.grn.edges(found), ia.grn.edges(network), check_exact=True)
@@ -95,7 +96,7 @@ def test_fit_reads_regulators_a_prior_and_cells_in_pseudotime(
     cells = AnnData(counts.astype("f4"), obs=obs, var=frozen_expression.var)
     cells.varm["motifs"] = np.eye(5)[::-1].copy()
     file = write(cells, tmp_path)
-    (tmp_path / "tf.txt").write_text("A\nB\n\n")
+    (tmp_path / "tf.txt").write_text("\ufeffA\n# of the liver\nB\n\n", encoding="utf-8")
     (tmp_path / "prior.csv").write_text("regulator,target,sign\nA,C,+\nB,X,-\n")
     asked = ("fit", file, "--time", "pseudotime", "--lineage", "branch", "--donor", "who", *QUICK)
     chosen = ("--regulators", tmp_path / "tf.txt", "--bins", 4, "--seed", 3, "--overwrite", "-o")
@@ -106,7 +107,7 @@ def test_fit_reads_regulators_a_prior_and_cells_in_pseudotime(
         "4 series of 3 times, means of 120 rows. Genes",
         "Genes that may regulate: 2.",
         "Edges believed beforehand: 1.",
-        "Warning: 1 of 2 edges of the prior network name genes that were not measured",
+        "Warning: Left out of the prior network: 1 of 2 edges with a gene that was not measured",
         "The 8 likeliest of 8 possible edges:",
     ):
         assert words in said, words
@@ -156,6 +157,92 @@ def test_knockout_equals_the_function(
     np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "out.h5ad").X, expected.X)
 
 
+def test_a_knockout_file_says_what_it_holds(
+    fitted: Path, network: ia.grn.Network, tmp_path: Path
+) -> None:
+    ask = ("knockout", fitted, "-o", tmp_path / "out.h5ad", "--overwrite")
+    called = ("--gene", "A", "--gene", "C", "--gene", "A")
+    for flags, said, kind, left in (
+        ((), "A+C: knockout. At", "knockout", 0.0),
+        (("--kind", "knockdown"), "A+C: knockdown. At", "knockdown", 0.5),
+        (("--left", 0.3), "A+C: 0.3 of its production left. At", "knockdown", 0.3),
+        (("--left", 50), "A+C: 50 times its production. At", "overexpression", 50.0),
+    ):
+        assert said in call(*ask, *called, *flags)
+        told = ad.read_h5ad(tmp_path / "out.h5ad").uns["intervention"]
+        assert list(told.pop("genes")) == ["A", "C"]
+        assert told == {
+            "kind": kind,
+            "left": left,
+            "lineage": network.lineages[0],
+            "method": "dopri5",
+            "scale": "given",
+        }
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        ("knockout", 0.3),
+        ("knockdown", 1),
+        ("knockdown", 50),
+        ("overexpression", 1),
+        ("overexpression", 0.3),
+    ],
+)
+def test_a_share_that_is_no_such_kind_is_refused(
+    fitted: Path, tmp_path: Path, kind: str, left: float
+) -> None:
+    ask = ("knockout", fitted, "-o", tmp_path / "out.h5ad", "--gene", "A", "--left", left)
+    assert f"--left {left} is no {kind}: 0 is a knockout" in refuse(*ask, "--kind", kind)
+    if left == 1:
+        assert "--left 1 is no intervention" in refuse(*ask)
+    assert not list(tmp_path.iterdir())
+
+
+def test_changes_that_are_next_to_nothing_are_not_told(
+    network: ia.grn.Network, tmp_path: Path
+) -> None:
+    ask = ("knockout", tmp_path / "grn", "--gene", "A", "-o", tmp_path / "out.h5ad", "--overwrite")
+    ia.grn.save(network, tmp_path / "grn")
+    told = re.findall(r"([B-E]) [+-]\d", call(*ask))
+    assert told, "or the test tells nothing"
+    usual = network.usual.copy()
+    usual["ABCDE".index(told[0])] = 1e5
+    ia.grn.save(replace(network, usual=usual), tmp_path / "grn", overwrite=True)
+    assert re.findall(r"([B-E]) [+-]\d", call(*ask)) == told[1:]
+    shut = [replace(member, gates=0 * member.gates) for member in network.members]
+    ia.grn.save(replace(network, members=tuple(shut)), tmp_path / "grn", overwrite=True)
+    assert "A: knockout. At rest it moves no other gene." in call(*ask)
+
+
+def test_nothing_is_written_into_the_folder_of_a_network(fitted: Path) -> None:
+    before = {file: file.read_bytes() for file in fitted.iterdir()}
+    for arguments in (
+        ("edges", fitted, "-o", fitted / "edges.csv", "--overwrite", "--probability", 0.9),
+        ("edges", fitted, "-o", fitted / "deeper" / "edges.csv"),
+        ("knockout", fitted, "--gene", "A", "-o", fitted / ".." / fitted.name / "out.h5ad"),
+    ):
+        assert "is inside the folder of the network" in refuse(*arguments)
+    assert {file: file.read_bytes() for file in fitted.iterdir()} == before
+
+
+def test_one_of_a_thing_is_told_in_the_singular(frozen_expression: AnnData, tmp_path: Path) -> None:
+    one = frozen_expression[[*range(8), 16]][:, ["A", "B"]].copy()
+    (tmp_path / "tf.txt").write_text("A")
+    ask = ("fit", write(one, tmp_path), *COLUMNS, *QUICK, "-o", tmp_path / "grn")
+    said = call(*ask, "--regulators", tmp_path / "tf.txt")
+    for words in (
+        "1 series of 8 times.",
+        " 1 steady state. Genes",
+        "1 likeliest of 1 possible edge:",
+    ):
+        assert words in said, words
+    assert "Wrote 1 of 1 possible edge to" in call(
+        "edges", tmp_path / "grn", "-o", tmp_path / "e.csv"
+    )
+
+
 def make_constant(adata: AnnData) -> AnnData:
     adata.obs["time"] = 2.0
     return adata
@@ -183,14 +270,16 @@ MISTAKES: list[tuple[Callable[[AnnData], AnnData], tuple[str, ...], str]] = [
     (lambda a: a, ("--time", "tyme"), "'tyme'"),
     (make_constant, ("--time", "time"), "'time' is 2 in every row; a time needs two values"),
     (make_short, ("--time", "time", "--lineage", "series"), "Lineage 'short' has 3 cells"),
+    (make_short, ("--time", "time", "--lineage", "series"), "or say --bins 0 if each row"),
     (lambda a: a, ("--lineage", "series"), "no time is named"),
     (make_unknown, tuple(COLUMNS), "intervenes on 'GATA1', which is none of the 5 genes"),
     (make_missing, tuple(COLUMNS), "Expression is nan in row 'row_3', gene 'B'"),
     (lambda a: a, (*COLUMNS, "--layer", "raw"), "no layer 'raw'"),
-    (lambda a: a, (*COLUMNS, "--bins", "1"), "bins is 1"),
+    (lambda a: a, (*COLUMNS, "--bins", "1"), "--bins is 1"),
     (lambda a: a, (*COLUMNS, "--experiment", "series"), "holds 'one'"),
     (lambda a: a, (*COLUMNS, "--regulators", "TF"), "The regulators name 'a', 'Q' (2 of 3 names)"),
     (lambda a: a, (*COLUMNS, "--regulators", "NOWHERE"), "cannot be read"),
+    (lambda a: a, (*COLUMNS, "--regulators", "EMPTY"), "empty.txt names none; it takes one a line"),
     (lambda a: a, (*COLUMNS, "--set", "step=3"), "no setting 'step'; a network has production"),
     (lambda a: a, (*COLUMNS, "--set", "steps"), "name=value"),
     (lambda a: a, (*COLUMNS, "--set", "steps=many"), "steps is 'many'; it takes a whole number"),
@@ -211,10 +300,11 @@ def test_mistakes_are_one_line_and_nothing_is_written(
 ) -> None:
     file = write(change(frozen_expression.copy()), tmp_path)
     (tmp_path / "tf.txt").write_text("A\na\nQ\n")
-    places = {"TF": tmp_path / "tf.txt", "NOWHERE": tmp_path / "nowhere.txt"}
+    (tmp_path / "empty.txt").write_text("# none yet\n\n")
+    places = {name: tmp_path / f"{name.lower()}.txt" for name in ("TF", "NOWHERE", "EMPTY")}
     asked = ("fit", file, *QUICK, *(places.get(flag, flag) for flag in flags))
     assert message in refuse(*asked, "-o", tmp_path / "grn")
-    assert {place.name for place in tmp_path.iterdir()} == {"changed.h5ad", "tf.txt"}
+    assert {place.name for place in tmp_path.iterdir()} == {"changed.h5ad", "tf.txt", "empty.txt"}
 
 
 def test_wrong_flags_and_wrong_files_are_refused(
@@ -239,9 +329,14 @@ def test_wrong_flags_and_wrong_files_are_refused(
         (("edges", tmp_path, "-o", table), "holds no network: there is no network.json in it"),
         (("knockout", fitted, "-o", table, "--gene", "A"), "no ending .h5ad"),
         ((*ask, "--gene", "GATA1"), "names 'GATA1', which is none of the 5 genes"),
-        ((*ask, "--gene", "A", "--kind", "knock"), "kind is 'knock'; it takes knockout, knockdown"),
-        ((*ask, "--gene", "A", "--left", -1), "left is -1.0; it takes a share"),
-        ((*ask, "--gene", "A", "--method", "euler"), "method is 'euler'; it takes dopri5 or rk4"),
+        (
+            (*ask, "--gene", "A", "--kind", "knock"),
+            "--kind is 'knock'; it takes knockout, knockdown",
+        ),
+        ((*ask, "--gene", "A", "--left", -1), "--left is -1.0; it takes a share"),
+        ((*ask, "--gene", "a"), "(A, B, C, D, E; did you mean 'A'?)."),
+        ((*ask, "--gene", "A,B"), "each after a --gene of its own in a command"),
+        ((*ask, "--gene", "A", "--method", "euler"), "--method is 'euler'; it takes dopri5 or rk4"),
     ):
         assert message in refuse(*arguments)
     assert list(tmp_path.iterdir()) == []
@@ -283,7 +378,7 @@ def test_knockout_says_what_swings_and_what_is_at_rest_alone(
     said = call("knockout", tmp_path / "swings", "--gene", "A", "-o", tmp_path / "swings.h5ad")
     assert (
         "Note: No steady state is found for 5 of 5 genes" in said
-        and "At rest: no other gene." in said
+        and "At rest it moves no other gene that comes to rest." in said
     )
 
 
@@ -293,7 +388,8 @@ def test_stiff_dynamics_are_a_clear_error(network: ia.grn.Network, tmp_path: Pat
     member = replace(network.members[0], dynamics=dynamics)
     ia.grn.save(replace(network, members=(member,)), tmp_path / "grn")
     ask = ("knockout", tmp_path / "grn", "--gene", "A", "-o", tmp_path / "out.h5ad")
-    assert "dopri5 gave up within 7 of time" in refuse(*ask)
+    said = refuse(*ask)
+    assert "dopri5 gave up within 7 of time" in said and "(--method rk4)" in said
     assert "too stiff" in refuse(*ask, "--method", "rk4")
     assert [place.name for place in tmp_path.iterdir()] == ["grn"]
 

@@ -38,12 +38,15 @@ def read_run(config: Path | None) -> dict[str, Any]:
 
 
 def read_genes(path: str) -> list[str]:
-    """Read names of genes, one a line."""
-    try:
-        lines = Path(str(path)).read_text(encoding="utf-8").splitlines()
+    """Read names of genes, one a line; lines that begin with # are comments."""
+    try:  # the mark that some editors put before the first line is no part of a name
+        lines = Path(str(path)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"The list of genes {path} cannot be read: {error}.") from error
-    return [line.strip() for line in lines if line.strip()]
+    genes = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not genes:
+        raise SettingsError(f"The list of genes {path} names none; it takes one a line.")
+    return genes
 
 
 def read_cells(path: Path) -> AnnData:

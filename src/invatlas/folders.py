@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from invatlas.errors import StorageError
 
 MAXIMUM_CARD_BYTES = 256 * 2**20
+CARD_DIGEST = "card_sha256"
 _DAMAGE = (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 _TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
 
@@ -148,6 +149,18 @@ def read_card(folder: Path, kind: Kind) -> dict[str, Any]:
     return card
 
 
+def read_names(file: Path, kind: Kind) -> set[str]:
+    """Names of the tensors in a file, no tensor read.
+
+    Raises
+    ------
+    StorageError
+        If the file is absent, truncated, or no safetensors file.
+    """
+    with _opened(file, kind) as tensors:
+        return set(tensors.keys())
+
+
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
     """Call a file damaged if what is made of its content is impossible."""
@@ -178,24 +191,32 @@ def read_tensors(
     StorageError
         If the file is absent, truncated, or not the one the card was written with.
     """
+    with _opened(file, kind) as tensors:
+        names = set(tensors.keys())
+        if names != set(promised):
+            odd = sorted(names ^ set(promised))[0]
+            raise StorageError(f"{file} does not belong to its {kind.card}: tensor {odd!r} is odd.")
+        for name, tensor in promised.items():
+            stored = tensors.get_slice(name)
+            found = (stored.get_dtype(), tuple(stored.get_shape()))
+            wanted = (_TYPES[tensor.dtype], tuple(tensor.shape))
+            if found != wanted:
+                raise StorageError(
+                    f"{file} does not belong to its {kind.card}: tensor {name!r} is {found}, "
+                    f"not {wanted}."
+                )
+        found_tensors = {name: tensors.get_tensor(name) for name in promised}
+    if digest_file(file) != digest:
+        raise StorageError(f"{file} does not belong to its {kind.card}: another fit wrote it.")
+    return found_tensors
+
+
+@contextmanager
+def _opened(file: Path, kind: Kind) -> Iterator[Any]:
+    """Open a safetensors file; what fails while it is open is told as its damage."""
     try:
         with safe_open(file, framework="pt") as tensors:
-            names = set(tensors.keys())
-            if names != set(promised):
-                odd = sorted(names ^ set(promised))[0]
-                raise StorageError(
-                    f"{file} does not belong to its {kind.card}: tensor {odd!r} is odd."
-                )
-            for name, tensor in promised.items():
-                stored = tensors.get_slice(name)
-                found = (stored.get_dtype(), tuple(stored.get_shape()))
-                wanted = (_TYPES[tensor.dtype], tuple(tensor.shape))
-                if found != wanted:
-                    raise StorageError(
-                        f"{file} does not belong to its {kind.card}: tensor {name!r} is {found}, "
-                        f"not {wanted}."
-                    )
-            found_tensors = {name: tensors.get_tensor(name) for name in promised}
+            yield tensors
     except FileNotFoundError:
         raise StorageError(
             f"{file.parent} holds no whole {kind.noun}: {file.name} is missing."
@@ -204,9 +225,6 @@ def read_tensors(
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"{file} is truncated or no safetensors file ({error}).") from error
-    if digest_file(file) != digest:
-        raise StorageError(f"{file} does not belong to its {kind.card}: another fit wrote it.")
-    return found_tensors
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
@@ -222,6 +240,12 @@ def digest_file(file: Path) -> str:
     """SHA-256 of a file."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest_card(card: Mapping[str, Any]) -> str:
+    """SHA-256 of what a card says, its own digest aside; spaces do not matter."""
+    said = {name: value for name, value in card.items() if name != CARD_DIGEST}
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def package_versions() -> dict[str, str]:

@@ -8,14 +8,13 @@ invatlas grn knockout   say what an intervention on genes does
 from __future__ import annotations
 
 import time as clock
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from invatlas.assignments import read_assignments
+from invatlas.errors import SettingsError, StorageError
 from invatlas.files import (
     read_cells,
     read_genes,
@@ -26,19 +25,22 @@ from invatlas.files import (
     write_cells,
     write_text,
 )
+from invatlas.grn.names import count_noun
 from invatlas.interruption import settled
 from invatlas.options import Output, Overwrite, Threads, use_threads
-from invatlas.terminal import explained, note, noted, say, show_table
+from invatlas.terminal import explained, noted, say, show_experiments, show_network
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from invatlas.grn.experiments import Experiments, SteadyState, Trajectory
     from invatlas.grn.network import Network
     from invatlas.grn.settings import NetworkSettings
 
-SHOWN = 10
+LEAST_CHANGE = 1e-3  # of a gene's usual level; what moves less is not told
+READ = ("time", "lineage", "donor", "regulators", "prior_network", "interventions", "experiment")
+FIT = (*READ, "layer", "bins", "seed")
+KNOCKOUT = ("kind", "left", "lineage", "method")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -103,7 +105,7 @@ def fit(
 ) -> None:
     """Fit a network to series, lineages and interventions, and write it."""
     start = clock.perf_counter()
-    with explained():
+    with explained(FIT):
         from invatlas.folders import check_target
         from invatlas.grn.experiments import read_experiments
         from invatlas.grn.network import fit_experiments
@@ -126,10 +128,10 @@ def fit(
             layer=layer,
             bins=bins,
         )
-        _show_read(experiments, adata)
+        show_experiments(experiments, adata)
         use_threads(threads)
         network = fit_experiments(experiments, settings, progress=True)
-        _show_found(network)
+        show_network(network)
         _write(network, output)
         say(f"Wrote {output} after {clock.perf_counter() - start:.0f} s.")
 
@@ -150,9 +152,10 @@ def edges(
 
         refuse_as_table(output, overwrite)
         listed = list_edges(load(network))
+        _refuse_inside(network, output)
         kept = listed[listed["probability"] >= probability]
         write_text(kept.to_csv(index=False), output)
-        say(f"Wrote {len(kept):,} of {len(listed):,} possible edges to {output}.")
+        say(f"Wrote {len(kept):,} of {count_noun(len(listed), 'possible edge')} to {output}.")
 
 
 @app.command()
@@ -162,9 +165,18 @@ def knockout(
     gene: Annotated[
         list[str], typer.Option(help="Gene to intervene on; may be repeated, for all at once.")
     ],
-    kind: Annotated[str, typer.Option(help="knockout, knockdown or overexpression.")] = "knockout",
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="knockout, knockdown or overexpression; with --left, what that amounts to.",
+            show_default="knockout",
+        ),
+    ] = None,
     left: Annotated[
-        float | None, typer.Option(help="Share of production that is left, instead of the kind's.")
+        float | None,
+        typer.Option(
+            help="Share of production that is left.", show_default="0, 0.5 or 2, by the kind"
+        ),
     ] = None,
     lineage: Annotated[
         str | None,
@@ -176,19 +188,53 @@ def knockout(
     overwrite: Overwrite = False,
 ) -> None:
     """Predict expression at rest, and in time after a fit of series, with an intervention."""
-    with explained():
+    with explained(KNOCKOUT):
+        from invatlas.grn.measured import LEFT
         from invatlas.grn.predict import intervene
         from invatlas.grn.storage import load
 
         refuse_as_cells(output, overwrite)
+        genes, kind = list(dict.fromkeys(gene)), _choose_kind(kind, left)
+        found = load(network)
+        _refuse_inside(network, output)
         with noted():
             predicted = intervene(
-                load(network), gene, kind=kind, left=left, lineage=lineage, method=method
+                found, genes, kind=kind, left=left, lineage=lineage, method=method
             )
+        predicted.uns["intervention"] = {
+            "genes": genes,
+            "kind": kind,
+            "left": float(LEFT[kind] if left is None else left),
+            "lineage": found.lineages[0] if lineage is None else lineage,
+            "method": method,
+            "scale": found.scale,
+        }
         write_cells(predicted, output)
-        done = kind if left is None else f"{left:g} of its production left"
-        say(f"{'+'.join(gene)}: {done}. At rest: {_list_changes(predicted, gene)}.")
+        done = kind if left is None else _say_left(left)
+        say(f"{'+'.join(genes)}: {done}. At rest{_say_changes(predicted, genes, found)}.")
         say(f"Wrote {predicted.n_obs:,} rows x {predicted.n_vars:,} genes to {output}.")
+
+
+def _refuse_inside(network: Path, output: Path) -> None:
+    """Refuse to write into the folder of a network, which holds it alone."""
+    if output.resolve().is_relative_to(network.resolve()):
+        raise StorageError(
+            f"{output} is inside the folder of the network, which stays as the fit wrote it; "
+            "name another place."
+        )
+
+
+def _choose_kind(kind: str | None, left: float | None) -> str:
+    """Kind that was asked for, else what the share amounts to; the two must agree."""
+    if left is None or not left >= 0:
+        return kind or "knockout"
+    fits = {"knockout": left == 0, "knockdown": left < 1, "overexpression": left > 1}
+    if not fits.get(kind or "", left != 1):
+        raise SettingsError(
+            f"--left {left:g} is no {kind or 'intervention'}: 0 is a knockout, less than 1 a "
+            "knockdown, more than 1 an overexpression."
+        )
+    return kind or next(name for name in fits if fits[name])
 
 
 def _choose_settings(assignments: list[str], seed: int | None) -> NetworkSettings:
@@ -207,58 +253,6 @@ def _read_prior(name: str | None, adata: AnnData) -> pd.DataFrame | str | None:
     return read_table(Path(name))
 
 
-def _show_read(experiments: Experiments, adata: AnnData) -> None:
-    from invatlas.grn.experiments import GIVEN
-
-    scale = "" if experiments.scale == GIVEN else f", as {experiments.scale}"
-    say(f"Read {adata.n_obs:,} rows x {adata.n_vars:,} genes{scale}.")
-    if found := experiments.trajectories:
-        points = [len(series.times) for series in found]
-        cells = sum(int(series.cells.sum()) for series in found)
-        many = f"{min(points)}" if min(points) == max(points) else f"{min(points)} to {max(points)}"
-        of = f", means of {cells:,} rows" if cells > sum(points) else ""
-        say(f"{len(found):,} series of {many} times{of}{_count_kinds(found)}.")
-        if upset := sum(series.perturbed for series in found):
-            say(f"In {upset:,} of them unknown genes may be perturbed during the first half.")
-    if experiments.steady:
-        say(f"{len(experiments.steady):,} steady states{_count_kinds(experiments.steady)}.")
-    if not experiments.regulators.all():
-        say(f"Genes that may regulate: {experiments.regulators.sum():,}.")
-    if experiments.prior is not None:
-        say(f"Edges believed beforehand: {(experiments.prior != 0).sum():,}.")
-    for warning in experiments.warnings:
-        note(warning, "Warning")
-
-
-def _count_kinds(rows: Sequence[SteadyState | Trajectory]) -> str:
-    """How many rows have which intervention, the most frequent first; nothing if none has."""
-    kinds = Counter(row.intervention.kind for row in rows)
-    if set(kinds) == {"none"}:
-        return ""
-    return "; " + ", ".join(
-        f"{n:,} {'without intervention' if kind == 'none' else kind}"
-        for kind, n in kinds.most_common()
-    )
-
-
-def _show_found(network: Network) -> None:
-    from invatlas.grn.network import list_edges
-    from invatlas.grn.off_targets import SURE
-
-    listed = list_edges(network)
-    say(f"The {min(SHOWN, len(listed))} likeliest of {len(listed):,} possible edges:")
-    show_table(listed.head(SHOWN))
-    if found := len(network.off_targets):
-        sure = int((network.off_targets["verdict"] == SURE).sum())
-        say(
-            f"{found} genes may have been moved by interventions not meant for them; "
-            f"{sure} surely, in others a steep edge looks the same:"
-        )
-        show_table(network.off_targets.head(SHOWN))
-    elif len(network.strengths):
-        say("No intervention is found to have moved a gene that it was not meant for.")
-
-
 def _write(network: Network, output: Path) -> None:
     from invatlas.folders import staged
     from invatlas.grn.storage import NETWORK, write_network
@@ -268,9 +262,20 @@ def _write(network: Network, output: Path) -> None:
         settle()
 
 
-def _list_changes(predicted: AnnData, genes: list[str]) -> str:
-    """The genes an intervention moves most, beside its own."""
+def _say_left(left: float) -> str:
+    return f"{left:g} times its production" if left > 1 else f"{left:g} of its production left"
+
+
+def _say_changes(predicted: AnnData, genes: list[str], network: Network) -> str:
+    """The genes an intervention moves most, beside its own; no change that is next to none."""
+    import pandas as pd
+
     rest = predicted[predicted.obs["time"].isna()].to_df().set_axis(["untouched", "intervened"])
-    change = (rest.loc["intervened"] - rest.loc["untouched"]).drop(genes).dropna()
-    most = change.sort_values(key=abs, ascending=False).head(5)
-    return ", ".join(f"{gene} {by:+.3g}" for gene, by in most.items()) or "no other gene"
+    change = (rest.loc["intervened"] - rest.loc["untouched"]).drop(genes)
+    usual = pd.Series(network.usual, index=rest.columns).abs().drop(genes)
+    moved = change[(change != 0) & (change.abs() >= LEAST_CHANGE * usual)]
+    most = moved.sort_values(key=abs, ascending=False).head(5)
+    told = ", ".join(f"{gene} {by:+.3g}" for gene, by in most.items())
+    if told:
+        return f": {told}"
+    return " it moves no other gene" + (" that comes to rest" if change.hasnans else "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,30 +15,47 @@ from rich.markup import escape
 from rich.table import Table
 
 from invatlas.errors import InvatlasError
+from invatlas.grn.names import count_noun
 from invatlas.interruption import NOTHING, STATUS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
     from invatlas.data.findings import Finding
+    from invatlas.grn.experiments import Experiments, SteadyState, Trajectory
+    from invatlas.grn.network import Network
     from invatlas.tasks.map import Mapped
     from invatlas.tasks.states import States
 
 MOST_FINDINGS = 12
+MOST_EDGES = 10
 screen = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turn our own errors into one line and an exit status."""
+def explained(arguments: Sequence[str] = ()) -> Iterator[None]:
+    """Turn our own errors into one line and an exit status.
+
+    Functions name their arguments as Python does; those named here are flags of the command, and
+    are spelled so: ``bins=0`` is ``--bins 0``, and ``bins is 1`` is ``--bins is 1``.
+    """
     try:
         yield
     except InvatlasError as error:
-        screen.print(f"[bold red]Error[/]: {escape(str(error))}")
+        screen.print(f"[bold red]Error[/]: {escape(_spell_flags(str(error), arguments))}")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         screen.print(NOTHING)
         raise typer.Exit(STATUS) from None
+
+
+def _spell_flags(text: str, arguments: Sequence[str]) -> str:
+    for name in arguments:
+        flag = "--" + name.replace("_", "-")
+        text = re.sub(rf"\b{name}=['\"]?([^\s'\",;()]+)['\"]?", rf"{flag} \1", text)
+        text = re.sub(rf"^{name} (?=is )", f"{flag} ", text)
+    return text
 
 
 def say(text: str) -> None:
@@ -160,3 +179,60 @@ def show_states(found: States) -> None:
         numbers = f"{row['cells']:,}", f"{row['stability']:.2f}"
         table.add_row(row["state"], *numbers, escape(row["diseases"]), escape(row["markers"]))
     Console(highlight=False).print(table)
+
+
+def show_experiments(experiments: Experiments, adata: AnnData) -> None:
+    """Say what the rows of a network's data became."""
+    from invatlas.grn.experiments import GIVEN
+
+    scale = "" if experiments.scale == GIVEN else f", as {experiments.scale}"
+    say(f"Read {count_noun(adata.n_obs, 'row')} x {adata.n_vars:,} genes{scale}.")
+    if found := experiments.trajectories:
+        points = [len(series.times) for series in found]
+        cells = sum(int(series.cells.sum()) for series in found)
+        many = f"{min(points)}" if min(points) == max(points) else f"{min(points)} to {max(points)}"
+        of = f", means of {cells:,} rows" if cells > sum(points) else ""
+        say(f"{len(found):,} series of {many} times{of}{_count_kinds(found)}.")
+        if upset := sum(series.perturbed for series in found):
+            say(f"In {upset:,} of them unknown genes may be perturbed during the first half.")
+    if experiments.steady:
+        states = count_noun(len(experiments.steady), "steady state")
+        say(f"{states}{_count_kinds(experiments.steady)}.")
+    if not experiments.regulators.all():
+        say(f"Genes that may regulate: {experiments.regulators.sum():,}.")
+    if experiments.prior is not None:
+        say(f"Edges believed beforehand: {(experiments.prior != 0).sum():,}.")
+    for warning in experiments.warnings:
+        note(warning, "Warning")
+
+
+def _count_kinds(rows: Sequence[SteadyState | Trajectory]) -> str:
+    """How many rows have which intervention, the most frequent first; nothing if none has."""
+    kinds = Counter(row.intervention.kind for row in rows)
+    if set(kinds) == {"none"}:
+        return ""
+    return "; " + ", ".join(
+        f"{n:,} {'without intervention' if kind == 'none' else kind}"
+        for kind, n in kinds.most_common()
+    )
+
+
+def show_network(network: Network) -> None:
+    """Show the likeliest edges, and genes that interventions moved without meaning to."""
+    from invatlas.grn.network import list_edges
+    from invatlas.grn.off_targets import SURE
+
+    listed = list_edges(network)
+    shown, possible = min(MOST_EDGES, len(listed)), count_noun(len(listed), "possible edge")
+    say(f"The {shown} likeliest of {possible}:")
+    show_table(listed.head(MOST_EDGES))
+    if found := len(network.off_targets):
+        sure = int((network.off_targets["verdict"] == SURE).sum())
+        them = "it" if found == 1 else "them"
+        say(
+            f"{count_noun(found, 'gene')} may have been moved by interventions not meant for "
+            f"{them}; {sure} surely, in others a steep edge looks the same:"
+        )
+        show_table(network.off_targets.head(MOST_EDGES))
+    elif len(network.strengths):
+        say("No intervention is found to have moved a gene that it was not meant for.")

@@ -202,6 +202,49 @@ def test_prior_network_of_a_table_and_of_varm(series: AnnData) -> None:
 
 
 @pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"sign": ["+", "-", None]}, [1, -1, 1]),
+        ({"sign": ["1", "-1", ""]}, [1, -1, 1]),
+        ({"sign": [1.0, -1.0, np.nan]}, [1, -1, 1]),
+        ({"sign": [1, -1, 0]}, [1, -1, 1]),
+        ({"weight": ["0.5", " -2", ""]}, [0.5, -2, 1]),
+        ({"weight": [0.5, -2, np.nan], "sign": ["-", None, "-"]}, [-0.5, -2, -1]),
+        ({"weight": [0.5, -2, 0.0], "sign": [1, -1, 0]}, [0.5, -2, 0]),
+    ],
+    ids=str,
+)
+def test_a_sign_or_weight_that_is_not_known_is_belief_all_the_same(
+    series: AnnData, columns: dict[str, list[object]], expected: list[float]
+) -> None:
+    edges = pd.DataFrame({"regulator": list("ABC"), "target": list("BCA"), **columns})
+    found = read_experiments(series, **DREAM4, prior_network=edges)
+    assert found.prior is not None and found.warnings == ()
+    assert found.prior[[0, 1, 2], [1, 2, 0]].tolist() == expected
+
+
+def test_self_edges_and_edges_of_two_signs_are_told(series: AnnData) -> None:
+    edges = pd.DataFrame(
+        {
+            "regulator": ["A", "A", "A", "B", "B", "C"],
+            "target": ["A", "B", "B", "C", "C", "C"],
+            "sign": ["+", "-", "+", "-", "-", "-"],
+        }
+    )
+    found = read_experiments(series, **DREAM4, prior_network=edges)
+    assert found.prior is not None
+    assert np.array_equal(found.prior, [[0, 1, 0], [0, 0, -1], [0, 0, 0]])
+    differ, left_out = found.warnings
+    assert differ.endswith("differ in it: 1 edge, such as A to B.")
+    assert left_out == "Left out of the prior network: 2 edges from a gene to itself."
+    series.varm["loops"] = np.eye(3)
+    with pytest.raises(GeneError, match="no edge left: 3 edges from a gene to itself"):
+        read_experiments(series, **DREAM4, prior_network="loops")
+    with pytest.raises(SettingsError, match=r"prior_network is 3 \(int\); it takes a table"):
+        read_experiments(series, **DREAM4, prior_network=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"time": "tim"}, CovariateError, r"no column 'tim'.*Did you mean 'time'"),
@@ -217,6 +260,9 @@ def test_prior_network_of_a_table_and_of_varm(series: AnnData) -> None:
         ({"interventions": "early"}, CovariateError, r"'row0' is called timeseries and names"),
         ({"interventions": None}, CovariateError, r"'row9' is called knockout and names no"),
         ({"regulators": ["A", "GATA1"]}, GeneError, r"regulators name 'GATA1' \(1 of 2 names\)"),
+        ({"regulators": ["a"]}, GeneError, r"'a', which is .* \(A, B, C; did you mean 'A'\?\)\.$"),
+        ({"regulators": ["A", "b", "c"]}, GeneError, r"'b', 'c' .*, which are none of"),
+        ({"regulators": ["C,A"]}, GeneError, r"\(A, B, C; several genes are joined by \+"),
         ({"regulators": "A"}, SettingsError, r"takes a list of genes"),
         ({"layer": "raw"}, DataError, r"no layer 'raw'; the layers are none"),
         ({"bins": 1}, SettingsError, r"bins is 1"),
@@ -237,14 +283,24 @@ def test_mistakes_are_named(
     ("edges", "message"),
     [
         ({"from": ["A"], "target": ["B"]}, r"no column 'regulator'; it has from, target"),
-        ({"regulator": ["A"], "target": ["B"], "sign": ["up"]}, r"the sign 'up'; it may be"),
+        ({"regulator": ["A"], "target": ["B"], "sign": ["up"]}, r"the sign 'up'; it takes \+"),
         ({"regulator": ["A"], "target": ["B"], "weight": ["w"]}, r"the weight 'w'"),
         ({"regulator": ["X"], "target": ["Y"]}, r"no edge left: 1 of 1 edges"),
-        ({"regulator": ["C"], "target": ["B"]}, r"no edge left: 1 edges .* do not regulate"),
+        ({"regulator": ["C"], "target": ["B"]}, r"no edge left: 1 edge from .* do not regulate"),
+        (
+            {"regulator": ["A", "C"], "target": ["A", "C"]},
+            r"2 edges from a gene to itself\.$",
+        ),
+        ({"regulator": ["A"], "target": ["B"], "weight": [0.0]}, r"left: every weight is 0\.$"),
+        ({"regulator": [], "target": [], "sign": []}, r"regulator, target, sign and no row"),
+        (
+            {"regulator": ["A"], "target": ["B"], "sign": [np.float64(2)]},
+            r"the sign '2\.0'; it takes \+, -, 1, -1, or nothing",
+        ),
     ],
 )
 def test_prior_networks_that_say_nothing_are_refused(
-    series: AnnData, edges: dict[str, list[str]], message: str
+    series: AnnData, edges: dict[str, list[object]], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
         read_experiments(series, regulators=["A"], prior_network=pd.DataFrame(edges))

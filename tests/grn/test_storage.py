@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import invatlas as ia
 from invatlas import folders
-from invatlas.errors import StorageError
+from invatlas.errors import SettingsError, StorageError
 from invatlas.grn import storage
 
 TABLES = ("history", "strengths", "off_targets")
@@ -38,8 +38,10 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 
 def edit_card(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a card as one who means harm would, its digest included."""
     card = json.loads((folder / "network.json").read_text())
     change(card)
+    card["card_sha256"] = folders.digest_card(card)
     (folder / "network.json").write_text(json.dumps(card))
 
 
@@ -149,7 +151,7 @@ def test_a_flipped_bit_is_refused(folder: Path) -> None:
 
 
 def drop(tensors: dict[str, torch.Tensor]) -> None:
-    tensors.pop("1.gates")
+    tensors.pop("1.log_decay")
 
 
 def add(tensors: dict[str, torch.Tensor]) -> None:
@@ -175,7 +177,7 @@ def open_wide(tensors: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop, "tensor '1.gates' is odd"),
+        (drop, "tensor '1.log_decay' is odd"),
         (add, "tensor 'extra' is odd"),
         (reshape, "tensor '1.gates' is"),
         (retype, "tensor 'starts' is"),
@@ -214,7 +216,7 @@ PLACES = [
     ("scale",),
     ("tables",),
     ("tables", "history"),
-    ("tables", "history", "rows"),
+    ("tables", "history", "sha256"),
     ("tables", "history", "columns"),
     ("tables", "history", "columns", "loss"),
     ("regulators",),
@@ -242,7 +244,7 @@ def test_a_card_with_junk_in_any_place_is_refused_or_harmless(
         for key in place[:-1]:
             inner = inner[key]
         inner[place[-1]] = junk
-        (folder / "network.json").write_text(json.dumps(card))
+        edit_card(folder, lambda found, junk=card: found.update(junk))  # type: ignore[misc]
         try:
             found = ia.grn.load(folder)
         except StorageError as error:
@@ -275,6 +277,36 @@ def test_sizes_are_checked_before_anything_is_allocated(folder: Path) -> None:
         ia.grn.load(folder)
 
 
+def test_members_are_counted_before_any_is_built(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_card(folder, lambda card: card.update(members=card["members"][:1] * 10**5))
+    monkeypatch.setattr(storage, "_lay_out", lambda *_: pytest.fail("built"))
+    with pytest.raises(StorageError, match="it holds 2 members, not 100,000"):
+        ia.grn.load(folder)
+
+
+@pytest.mark.parametrize("name", sorted(FILES - {"edges.csv"}))
+def test_a_file_edited_by_hand_is_told(folder: Path, name: str) -> None:
+    file = folder / name
+    text = file.read_bytes()
+    assert text.count(b"A") > 0 or name == "history.csv"
+    file.write_bytes(
+        text.replace(b"1", b"2") if name == "history.csv" else text.replace(b"A", b"Z")
+    )
+    with pytest.raises(StorageError, match=rf"{name} (is|does not)".replace(".", r"\.")):
+        ia.grn.load(folder)
+
+
+def test_spaces_in_the_card_do_not_matter_and_edges_are_for_readers(
+    folder: Path, network: ia.grn.Network
+) -> None:
+    card = json.loads((folder / "network.json").read_text())
+    (folder / "network.json").write_text(json.dumps(card))
+    (folder / "edges.csv").unlink()
+    check_same(ia.grn.load(folder), network)
+
+
 @pytest.mark.parametrize("name", sorted(FILES - {"edges.csv"}))
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
@@ -298,6 +330,8 @@ def test_a_table_that_is_none_is_refused(folder: Path, table: str) -> None:
 def test_what_is_no_network_is_refused(
     tmp_path: Path, folder: Path, network: ia.grn.Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(SettingsError, match="'edges' is no network"):
+        ia.grn.save("edges", tmp_path / "new")  # type: ignore[arg-type]
     with pytest.raises(StorageError, match="nowhere holds no network"):
         ia.grn.load(tmp_path / "nowhere")
     (tmp_path / "file").write_text("text")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
+
+import numpy as np
 
 from invatlas.errors import SettingsError
 
@@ -68,7 +71,8 @@ class NetworkSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.production not in (None, *PRODUCTIONS):
+        named = isinstance(self.production, str) and self.production in PRODUCTIONS
+        if self.production is not None and not named:
             raise SettingsError(
                 f"production is {self.production!r}; it takes {', '.join(PRODUCTIONS)}."
             )
@@ -81,21 +85,35 @@ class NetworkSettings:
                 f"seed is {self.seed}; it takes a whole number from 0 to {MOST_SEED:,}."
             )
         for name in ("edge_cost", "evidence", "series_weight", "off_target_cost", "learning_rate"):
-            value = getattr(self, name)
-            if value is None and name == "series_weight":
-                continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and math.isfinite(value) and value >= 0):
-                raise SettingsError(f"{name} is {value!r}; it takes a number from 0 on.")
+            if getattr(self, name) is not None or name != "series_weight":
+                self._check_number(name)
         for name in ("off_targets", "proteins"):
             value = getattr(self, name)
-            if not isinstance(value, bool) and (name != "proteins" or value is not None):
+            if isinstance(value, np.bool_):
+                object.__setattr__(self, name, bool(value))
+            elif not isinstance(value, bool) and (name != "proteins" or value is not None):
                 raise SettingsError(f"{name} is {value!r}; it takes true or false.")
 
     def _check_whole(self, name: str, least: int) -> None:
+        """Take any whole number for an int, numpy's too; a bool is none."""
         value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise SettingsError(f"{name} is {value!r}; it takes a whole number from {least} on.")
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            raise SettingsError(
+                f"{name} is {_show(value)}; it takes a whole number from {least} on."
+            )
+        object.__setattr__(self, name, int(value))
+
+    def _check_number(self, name: str) -> None:
+        """Take any number that a float holds for one."""
+        value, number = getattr(self, name), math.nan
+        if isinstance(value, Real) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except OverflowError:
+                number = math.inf
+        if not (math.isfinite(number) and number >= 0):
+            raise SettingsError(f"{name} is {_show(value)}; it takes a number from 0 on.")
+        object.__setattr__(self, name, number)
 
     @classmethod
     def from_dict(cls, values: dict[str, object]) -> NetworkSettings:
@@ -112,3 +130,8 @@ class NetworkSettings:
                 f"There is no setting {unknown[0]!r}; a network has {', '.join(known)}."
             )
         return cls(**values)  # type: ignore[arg-type]
+
+
+def _show(value: object) -> str:
+    """Value as a reader would write it: numbers plain, text in quotes."""
+    return str(value) if isinstance(value, np.generic) else repr(value)

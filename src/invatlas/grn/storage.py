@@ -7,7 +7,8 @@
     strengths.csv         what interventions left of their targets' production
     off_targets.csv       which other genes they moved
 
-How they get there whole, and what a load checks, stands in folders.py.
+The card holds a digest of itself and of every other file that is read; edges.csv is for readers
+alone. How they get there whole, and what a load checks, stands in folders.py.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from invatlas.errors import StorageError
+from invatlas.errors import SettingsError, StorageError
 from invatlas.folders import (
+    CARD_DIGEST,
     Kind,
     check_finite,
     check_target,
+    digest_card,
     digest_file,
     package_versions,
     read_card,
+    read_names,
     read_tensors,
     reading,
     staged,
@@ -66,10 +70,14 @@ def save(network: Network, path: str | Path, *, overwrite: bool = False) -> None
 
     Raises
     ------
+    SettingsError
+        If it is no network.
     StorageError
         If the folder holds a network that may not be overwritten, or anything that is no part of
         one, or cannot be written.
     """
+    if not isinstance(network, Network):
+        raise SettingsError(f"{network!r} is no network, which is what ia.grn.fit returns.")
     target = Path(path).resolve()
     check_target(target, NETWORK)
     if target.is_dir() and any(target.iterdir()) and not overwrite:
@@ -83,6 +91,7 @@ def save(network: Network, path: str | Path, *, overwrite: bool = False) -> None
 def write_network(network: Network, folder: Path) -> None:
     """Write the files of a network into a folder that exists."""
     save_file(_gather(network), folder / NUMBERS)
+    list_edges(network).to_csv(folder / EDGES, index=False)
     card = {
         "format": NETWORK.format,
         "format_version": NETWORK.version,
@@ -93,15 +102,15 @@ def write_network(network: Network, folder: Path) -> None:
         "times": [list(ends) for ends in network.times],
         "scale": network.scale,
         "warnings": list(network.warnings),
-        "tables": {name: _describe_table(getattr(network, name)) for name in TABLES},
+        "tables": {
+            name: _write_table(getattr(network, name), folder / f"{name}.csv") for name in TABLES
+        },
         "versions": package_versions(),
         "regulators": list(network.genes[network.regulators]),
         "genes": list(network.genes),
     }
+    card[CARD_DIGEST] = digest_card(card)
     (folder / CARD).write_text(json.dumps(card, indent=1, allow_nan=False), encoding="utf-8")
-    list_edges(network).to_csv(folder / EDGES, index=False)
-    for name in TABLES:
-        getattr(network, name).to_csv(folder / f"{name}.csv", index=False)
 
 
 def load(path: str | Path) -> Network:
@@ -115,6 +124,8 @@ def load(path: str | Path) -> Network:
     folder = Path(path)
     card = read_card(folder, NETWORK)
     with reading(folder / CARD):
+        if card.get(CARD_DIGEST) != digest_card(card):
+            raise StorageError(f"{folder / CARD} is damaged: it was changed after the fit.")
         settings = NetworkSettings.from_dict(card["settings"])
         genes = pd.Index([str(gene) for gene in card["genes"]])
         regulators = genes.isin(card["regulators"])
@@ -137,10 +148,9 @@ def load(path: str | Path) -> Network:
             raise ValueError("some lineages have times and some have none")
         if not all(-math.inf < first < last < math.inf for first, last in times):
             raise ValueError("the times do not rise")
+        _check_members(card["members"], folder / NUMBERS)
         shape = (len(genes), len(lineages), scale == NORMALISED)
         members = [_lay_out(told, *shape) for told in card["members"]]
-        if not members:
-            raise ValueError("there is no member")
         promised = _promise(members, len(genes), len(lineages))
     tensors = read_tensors(folder / NUMBERS, promised, card.get("network_sha256"), NETWORK)
     _check_values(tensors, folder / NUMBERS)
@@ -193,6 +203,15 @@ def _describe_member(member: Member) -> dict[str, object]:
     return {"production": name, "proteins": member.dynamics.proteins}
 
 
+def _check_members(told: Sequence[object], file: Path) -> None:
+    """Refuse other members than there are, before any is laid out."""
+    found = sum(name.endswith(".gates") for name in read_names(file, NETWORK))
+    if not 0 < len(told) == found:
+        raise StorageError(
+            f"{file} does not belong to its {CARD}: it holds {found} members, not {len(told):,}."
+        )
+
+
 def _lay_out(told: Mapping[str, Any], n: int, lineages: int, logarithmic: bool) -> Dynamics:
     """Dynamics of a member as the card tells them, without a value."""
     if not isinstance(told["proteins"], bool):
@@ -220,17 +239,21 @@ def _check_values(tensors: Mapping[str, Tensor], file: Path) -> None:
             raise StorageError(f"{file} is damaged: tensor {name!r} holds impossible values.")
 
 
-def _describe_table(table: pd.DataFrame) -> dict[str, object]:
-    """Number of rows, and the type of each column."""
+def _write_table(table: pd.DataFrame, file: Path) -> dict[str, object]:
+    """Write a table, and say the type of each column and the digest of the file."""
+    table.to_csv(file, index=False)
     numbers = set(table.select_dtypes("number"))
     kinds = {name: str(table[name].dtype) if name in numbers else "str" for name in table}
-    return {"rows": len(table), "columns": kinds}
+    return {"columns": kinds, "sha256": digest_file(file)}
 
 
 def _read_table(file: Path, told: Mapping[str, Any]) -> pd.DataFrame:
     """Read a table as the card tells it."""
-    columns, rows = dict(told["columns"]), int(told["rows"])
-    try:  # a gene may be called NA
+    columns = dict(told["columns"])
+    try:
+        if digest_file(file) != told["sha256"]:
+            raise StorageError(f"{file} is damaged: it was changed after the fit.")
+        # a gene may be called NA
         table = pd.read_csv(
             file, dtype=columns, keep_default_na=False, float_precision="round_trip"
         )
@@ -239,10 +262,10 @@ def _read_table(file: Path, told: Mapping[str, Any]) -> pd.DataFrame:
             f"{file.parent} holds no whole network: {file.name} is missing."
         ) from None
     except (OSError, ValueError, OverflowError) as error:
+        if isinstance(error, StorageError):
+            raise
         raise StorageError(f"{file} is damaged: it is no table ({error}).") from error
     numbers = table.select_dtypes("number").to_numpy()
-    if list(table) != list(columns) or len(table) != rows or not np.isfinite(numbers).all():
-        raise StorageError(
-            f"{file} is damaged: it does not hold {rows} rows of {', '.join(columns)}."
-        )
+    if list(table) != list(columns) or not np.isfinite(numbers).all():
+        raise StorageError(f"{file} is damaged: it does not hold {', '.join(columns)}.")
     return table
