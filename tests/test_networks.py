@@ -194,9 +194,9 @@ def test_a_share_that_is_no_such_kind_is_refused(
     fitted: Path, tmp_path: Path, kind: str, left: float
 ) -> None:
     ask = ("knockout", fitted, "-o", tmp_path / "out.h5ad", "--gene", "A", "--left", left)
-    assert f"--left {left} is no {kind}: 0 is a knockout" in refuse(*ask, "--kind", kind)
+    assert f"--left is {left}, no {kind}: 0 is a knockout" in refuse(*ask, "--kind", kind)
     if left == 1:
-        assert "--left 1 is no intervention" in refuse(*ask)
+        assert "--left is 1, no intervention" in refuse(*ask)
     assert not list(tmp_path.iterdir())
 
 

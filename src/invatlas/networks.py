@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from invatlas.assignments import read_assignments
-from invatlas.errors import SettingsError, StorageError
+from invatlas.errors import StorageError
 from invatlas.files import (
     read_cells,
     read_genes,
@@ -189,26 +189,18 @@ def knockout(
 ) -> None:
     """Predict expression at rest, and in time after a fit of series, with an intervention."""
     with explained(KNOCKOUT):
-        from invatlas.grn.measured import LEFT
-        from invatlas.grn.predict import intervene
+        from invatlas.grn.predict import choose_strength, intervene
         from invatlas.grn.storage import load
 
         refuse_as_cells(output, overwrite)
-        genes, kind = list(dict.fromkeys(gene)), _choose_kind(kind, left)
+        genes = list(dict.fromkeys(gene))
+        kind, _ = choose_strength(kind, left)
         found = load(network)
         _refuse_inside(network, output)
         with noted():
             predicted = intervene(
                 found, genes, kind=kind, left=left, lineage=lineage, method=method
             )
-        predicted.uns["intervention"] = {
-            "genes": genes,
-            "kind": kind,
-            "left": float(LEFT[kind] if left is None else left),
-            "lineage": found.lineages[0] if lineage is None else lineage,
-            "method": method,
-            "scale": found.scale,
-        }
         write_cells(predicted, output)
         done = kind if left is None else _say_left(left)
         say(f"{'+'.join(genes)}: {done}. At rest{_say_changes(predicted, genes, found)}.")
@@ -222,19 +214,6 @@ def _refuse_inside(network: Path, output: Path) -> None:
             f"{output} is inside the folder of the network, which stays as the fit wrote it; "
             "name another place."
         )
-
-
-def _choose_kind(kind: str | None, left: float | None) -> str:
-    """Kind that was asked for, else what the share amounts to; the two must agree."""
-    if left is None or not left >= 0:
-        return kind or "knockout"
-    fits = {"knockout": left == 0, "knockdown": left < 1, "overexpression": left > 1}
-    if not fits.get(kind or "", left != 1):
-        raise SettingsError(
-            f"--left {left:g} is no {kind or 'intervention'}: 0 is a knockout, less than 1 a "
-            "knockdown, more than 1 an overexpression."
-        )
-    return kind or next(name for name in fits if fits[name])
 
 
 def _choose_settings(assignments: list[str], seed: int | None) -> NetworkSettings:

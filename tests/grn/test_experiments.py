@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from anndata import AnnData
 
 from invatlas.errors import CovariateError, DataError, GeneError, SettingsError
@@ -167,6 +168,39 @@ def test_neither_the_order_of_rows_nor_that_of_genes_matters(cells: AnnData) -> 
         assert np.allclose(a.mean[:, genes], b.mean) and np.allclose(a.spread[:, genes], b.spread)
 
 
+def test_counts_on_the_disk_are_read(cells: AnnData, tmp_path: Path) -> None:
+    cells.X = sp.csr_matrix(cells.X)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    choices = {"time": "pseudotime", "lineage": "lineage"}
+    there, here = (read_experiments(some, **choices) for some in (backed, cells))
+    for one, other in zip(there.trajectories, here.trajectories, strict=True):
+        assert np.array_equal(one.mean, other.mean)
+
+
+@pytest.mark.parametrize("odd", [-1.0, 0.5])
+def test_counts_with_one_odd_value_are_told(cells: AnnData, odd: float) -> None:
+    y = np.asarray(cells.X, dtype=float)
+    y[5, 1] = odd
+    cells.X = y
+    found = read_experiments(cells, time="pseudotime")
+    assert found.scale == GIVEN
+    assert f"look like counts ({odd:g} in row" in found.warnings[0]
+
+
+def test_what_is_no_column_and_what_never_varies_is_refused(series: AnnData) -> None:
+    for name, value in (("time", ""), ("donor", 3), ("experiment", "")):
+        with pytest.raises(SettingsError, match=f"{name} is {value!r}; it takes the name"):
+            read_experiments(series, **{name: value})
+    with pytest.raises(SettingsError, match=r"bins is 2\.5; it takes a whole number"):
+        read_experiments(series, time="time", bins=2.5)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="the same in all of 1 row:"):
+        read_experiments(series[:1].copy())
+    series.X[:] = 3.0
+    with pytest.raises(DataError, match="the same in all of 12 rows: nothing varies"):
+        read_experiments(series)
+
+
 def test_a_row_drawn_twice_counts_once(series: AnnData) -> None:
     twice = ad.concat([series, series[:3]], index_unique="-")
     found = read_experiments(twice, **DREAM4)
@@ -181,7 +215,7 @@ def test_cells_without_a_pseudotime_are_not_taken_for_steady_states_in_silence(
 ) -> None:
     cells.obs.loc[cells.obs_names[:7], "pseudotime"] = np.nan
     found = read_cells(cells)
-    assert len(found.steady) == 7 and "7 rows have no pseudotime" in found.warnings[0]
+    assert len(found.steady) == 7 and "7 rows without a pseudotime" in found.warnings[0]
 
 
 def test_prior_network_of_a_table_and_of_varm(series: AnnData) -> None:

@@ -21,7 +21,7 @@ from invatlas.data.columns import text_values
 from invatlas.data.counts import check_cells
 from invatlas.errors import CovariateError, DataError, GeneError, SettingsError
 from invatlas.grn.interventions import Intervention, read_experiment_kinds, read_interventions
-from invatlas.grn.names import find_genes
+from invatlas.grn.names import count_noun, find_genes
 from invatlas.grn.prior_network import read_prior
 from invatlas.grn.trajectories import Trajectory, read_times, read_trajectories
 
@@ -30,6 +30,7 @@ FloatArray = NDArray[np.float64]
 MOST_COUNTED = 2.0**53  # beyond it every float is a whole number
 
 GIVEN = "given"
+ODD_SHARE = 0.01  # of the values that are no counts, up to which the others look like counts
 NORMALISED = "log1p of counts per 10,000"
 
 __all__ = ["Experiments", "Intervention", "SteadyState", "Trajectory", "read_experiments"]
@@ -144,12 +145,18 @@ def read_experiments(
         If ``bins`` is negative, or a lineage is named without a time.
     """
     check_cells(adata)
+    asked = {"time": time, "lineage": lineage, "donor": donor, "interventions": interventions}
+    for name, column in {**asked, "experiment": experiment}.items():
+        if column is not None and (not isinstance(column, str) or not column):
+            raise SettingsError(f"{name} is {column!r}; it takes the name of a column of obs.")
+    if bins is not None and (isinstance(bins, bool) or not isinstance(bins, int | np.integer)):
+        raise SettingsError(f"bins is {bins!r}; it takes a whole number.")
     if bins is not None and (bins < 0 or bins == 1):
         raise SettingsError(f"bins is {bins}; it takes 0 (a point for each time), or 2 and more.")
     if lineage is not None and time is None:
         raise SettingsError(f"lineage is {lineage!r} and no time is named; a lineage needs times.")
     genes = _read_names(adata)
-    y, scale = _read_expression(adata, layer)
+    y, scale, doubts = _read_expression(adata, layer)
     may_regulate = _read_regulators(regulators, genes)
     kinds = read_experiment_kinds(adata.obs, experiment)
     done = read_interventions(_read_column(adata.obs, interventions, genes), kinds, genes)
@@ -176,10 +183,11 @@ def read_experiments(
         bins,
         scale == NORMALISED,
     )
+    notes = doubts + notes
     if trajectories and steady and interventions is None and experiment is None:
         notes.append(
-            f"{len(steady):,} rows have no {time} and are steady states; leave them out if they "
-            "are cells of other lineages."
+            f"{count_noun(len(steady), 'row')} without a {time} counted as steady states; leave "
+            "them out if they are cells of other lineages."
         )
     prior = None
     if prior_network is not None:
@@ -197,12 +205,15 @@ def _read_names(adata: AnnData) -> list[str]:
             f"The gene {names[names.duplicated()][0]!r} is there twice; each gene has one column."
         )
     if len(names) < 2 or adata.n_obs == 0:
-        raise DataError(f"The data have {adata.n_obs} rows and {len(names)} genes.")
+        raise DataError(
+            f"The data have {count_noun(adata.n_obs, 'row')} and {count_noun(len(names), 'gene')}; "
+            "a network takes two genes at least, and rows that differ."
+        )
     return list(names)
 
 
-def _read_expression(adata: AnnData, layer: str | None) -> tuple[FloatArray, str]:
-    """Expression (row, gene), checked, and what its numbers are."""
+def _read_expression(adata: AnnData, layer: str | None) -> tuple[FloatArray, str, list[str]]:
+    """Expression (row, gene), checked, what its numbers are, and what is odd about them."""
     if layer is not None and layer not in adata.layers:
         raise DataError(
             f"There is no layer {layer!r}; the layers are {', '.join(adata.layers) or 'none'}."
@@ -210,6 +221,8 @@ def _read_expression(adata: AnnData, layer: str | None) -> tuple[FloatArray, str
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise DataError("The data have no X; name a layer that holds expression.")
+    if hasattr(matrix, "to_memory"):  # sparse, and left on the disk
+        matrix = matrix.to_memory()
     y = np.array(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
     if not np.isfinite(y).all():
         row, gene = np.argwhere(~np.isfinite(y))[0]
@@ -217,9 +230,24 @@ def _read_expression(adata: AnnData, layer: str | None) -> tuple[FloatArray, str
             f"Expression is {y[row, gene]} in row {adata.obs_names[row]!r}, gene "
             f"{adata.var_names[gene]!r}; it must be a finite number everywhere."
         )
-    if y.min() < 0 or y.max() > MOST_COUNTED or not np.array_equal(y, np.floor(y)):
-        return y, GIVEN
-    return np.log1p(1e4 * y / np.maximum(y.sum(1, keepdims=True), 1)), NORMALISED
+    if not np.ptp(y, axis=0).any():
+        raise DataError(
+            f"Expression is the same in all of {count_noun(len(y), 'row')}: nothing varies that "
+            "an edge could be read from."
+        )
+    whole = (y >= 0) & (y <= MOST_COUNTED) & (y == np.floor(y))
+    if whole.all():
+        return np.log1p(1e4 * y / np.maximum(y.sum(1, keepdims=True), 1)), NORMALISED, []
+    odd, filled = int((~whole).sum()), int((y != 0).sum())
+    if odd > ODD_SHARE * filled:
+        return y, GIVEN, []
+    row, gene = np.argwhere(~whole)[0]
+    doubt = (
+        f"All values but {odd:,} of {filled:,} look like counts ({y[row, gene]:g} in row "
+        f"{adata.obs_names[row]!r}, gene {adata.var_names[gene]!r}); they were taken as they are, "
+        "not normalised."
+    )
+    return y, GIVEN, [doubt]
 
 
 def _read_regulators(regulators: Sequence[str] | None, genes: list[str]) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invatlas.errors import TrainingError
+from invatlas.errors import SettingsError, TrainingError
 from invatlas.grn.baselines import lasso
 from invatlas.grn.dynamics import Dynamics
 from invatlas.grn.evidence import total_effects
@@ -166,6 +166,8 @@ def fit(
         layer=layer,
         bins=bins,
     )
+    if not isinstance(settings, NetworkSettings | None):
+        raise SettingsError(f"settings is {settings!r:.60}; it takes an ia.grn.NetworkSettings.")
     return fit_experiments(experiments, settings or NetworkSettings(), progress)
 
 
@@ -218,7 +220,14 @@ def list_edges(network: Network) -> pd.DataFrame:
     DataFrame
         ``regulator``, ``target``, ``sign`` (+1 raises, -1 lowers, 0 not told), ``weight``
         (signed score, see :mod:`invatlas.grn.readout`), ``probability`` and ``stability``.
+
+    Raises
+    ------
+    SettingsError
+        If this is no network.
     """
+    if not isinstance(network, Network):
+        raise SettingsError(f"The network is {network!r:.60}; ia.grn.fit and load give one.")
     return tabulate_edges(network.edges, network.genes, network.regulators)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ def intervene(
     network: Network,
     genes: Sequence[str] | str,
     *,
-    kind: str = "knockout",
+    kind: str | None = None,
     left: float | None = None,
     lineage: str | None = None,
     times: Sequence[float] | None = None,
@@ -52,7 +53,8 @@ def intervene(
     genes
         One gene or several that are intervened on at once.
     kind
-        ``knockout``, ``knockdown`` or ``overexpression``.
+        ``knockout``, ``knockdown`` or ``overexpression``; by default what ``left`` amounts to, and
+        a knockout where neither is told.
     left
         Share of production that is left, instead of the kind's: 0, 1/2, 2; of counts per 10,000
         where the network was fitted to counts.
@@ -72,22 +74,25 @@ def intervene(
         obs ``time`` (missing at rest) and ``state`` (``untouched`` or ``intervened``); X expected
         expression, layer ``sd`` its standard deviation over members. Scale as in the fit. Genes
         that come to no rest have no steady state: it is missing, with a warning.
+        ``uns["intervention"]`` says what was asked: genes, kind, left, lineage, method, scale.
 
     Raises
     ------
     GeneError
         If a gene is none of the network's.
     SettingsError
-        If the kind, the share, the times or the method cannot be used.
+        If the kind, the share, the times or the method cannot be used, or the share is not one of
+        the kind.
     CovariateError
         If there is no such lineage, or lineages share all.
     TrainingError
         If the solver fails.
     """
-    share = _choose_share(kind, left)
+    kind, share = choose_strength(kind, left)
     if method not in METHODS:
         raise SettingsError(f"method is {method!r}; it takes {' or '.join(METHODS)}.")
-    places = find_places(network, [genes] if isinstance(genes, str) else list(genes))
+    names = list(dict.fromkeys([genes] if isinstance(genes, str) else map(str, genes)))
+    places = find_places(network, names)
     row = find_lineage(network, lineage)
     at = _choose_times(network, row, times)
     kept = torch.ones(2, len(network.genes))
@@ -108,6 +113,14 @@ def intervene(
     flat = both.reshape(len(both), -1, both.shape[-1])
     predicted = AnnData(flat.mean(0), obs=obs, var=pd.DataFrame(index=network.genes.astype(str)))
     predicted.layers["sd"] = flat.std(0)
+    predicted.uns["intervention"] = {
+        "genes": names,
+        "kind": kind,
+        "left": share,
+        "lineage": network.lineages[row],
+        "method": method,
+        "scale": network.scale,
+    }
     return predicted
 
 
@@ -193,14 +206,27 @@ def find_lineage(network: Network, lineage: str | None) -> int:
     )
 
 
-def _choose_share(kind: str, left: float | None) -> float:
-    if kind not in LEFT:
+def choose_strength(kind: str | None, left: float | None) -> tuple[str, float]:
+    """Kind of an intervention and the share it leaves, each told by the other if need be.
+
+    Raises
+    ------
+    SettingsError
+        If either cannot be used, or they contradict each other.
+    """
+    if kind is not None and kind not in LEFT:
         raise SettingsError(f"kind is {kind!r}; it takes {', '.join(LEFT)}.")
     if left is None:
-        return LEFT[kind]
-    if not (isinstance(left, (int, float)) and 0 <= left <= MOST_LEFT):
+        return kind or "knockout", LEFT[kind or "knockout"]
+    if isinstance(left, bool) or not isinstance(left, Real) or not 0 <= left <= MOST_LEFT:
         raise SettingsError(f"left is {left!r}; it takes a share from 0 to {MOST_LEFT:g}.")
-    return left
+    fits = {"knockout": left == 0, "knockdown": left < 1, "overexpression": left > 1}
+    if not fits.get(kind or "", left != 1):
+        raise SettingsError(
+            f"left is {float(left):g}, no {kind or 'intervention'}: 0 is a knockout, less than 1 a "
+            "knockdown, more than 1 an overexpression."
+        )
+    return kind or next(name for name in fits if fits[name]), float(left)
 
 
 def _choose_times(network: Network, row: int, times: Sequence[float] | None) -> FloatArray:
