@@ -77,14 +77,6 @@ def test_a_gene_that_most_knockouts_move_has_the_level_of_the_wild_types() -> No
     assert m.centre[2] == pytest.approx(np.median(np.delete(y[:, 2], [3, 4, 5])))
 
 
-def test_weights_of_rows_are_weights_of_their_slopes() -> None:
-    m = measure_rows(SCREEN, TARGETS, KINDS)
-    alone = total_effects(m, torch.tensor([1.0, 0, 0, 1, 1, 1, 1]))
-    assert alone is not None
-    doses = 1**2 + 0.5**2 + 1**2
-    assert alone[0, 1] == pytest.approx((4 - 2) * doses**0.5 / np.std([2, 3, 8, 4, 4]))
-
-
 def test_time_series_of_dream4_are_upset_in_their_first_half() -> None:
     y = np.random.default_rng(0).random((12, 3))
     time = [float(t) for t in [0, 1, 2, 3, 4, 5] * 2]

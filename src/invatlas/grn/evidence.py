@@ -1,11 +1,9 @@
 """What interventions say of an edge before any equation: total effects.
 
-    slope_ij = - sum_r w_r dose_r (y_rj - centre_j) / sum_r w_r dose_r^2
-    z_ij     = slope_ij sqrt(sum_r dose_r^2) / spread_j
+    z_ij = - sum_r dose_r (y_rj - centre_j) / sqrt(sum_r dose_r^2) / spread_j
 
 over the rows r in which gene i alone was intervened on; dose is the share of production taken
-away (1 in a knockout, 1/2 in a knockdown, negative in an over-expression), w_r the weight of a row
-in a member of the ensemble. A total effect may go
+away (1 in a knockout, 1/2 in a knockdown, negative in an over-expression). A total effect may go
 through other genes: the fitted equations tell which; here it makes an edge dearer or cheaper.
 
     cost_ij = edge_cost (1 + evidence (1 - preference_ij)),   preference_ij = 1 - exp(-|z_ij|)
@@ -24,9 +22,7 @@ from invatlas.grn.measured import Measured
 UNKNOWN = 0.5
 
 
-def total_effects(
-    measured: Measured, weights: Float[Tensor, " row"] | None = None
-) -> Float[Tensor, "regulator target"] | None:
+def total_effects(measured: Measured) -> Float[Tensor, "regulator target"] | None:
     """Effects of interventions z, signed as an edge is; None without interventions on one gene.
 
     Rows of genes nobody intervened on are NaN.
@@ -38,11 +34,9 @@ def total_effects(
     y, source = rest.y[alone], rest.held[alone].float().argmax(1)
     dose = (1 - rest.left[alone]).gather(1, source[:, None])
     n = len(measured.centre)
-    w = torch.ones_like(dose) if weights is None else weights[alone, None]
-    change = torch.zeros(n, n).index_add_(0, source, w * dose * (y - measured.centre))
-    weighted = torch.zeros(n).index_add_(0, source, (w * dose.square())[:, 0])
+    change = torch.zeros(n, n).index_add_(0, source, dose * (y - measured.centre))
     square = torch.zeros(n).index_add_(0, source, dose[:, 0].square())
-    z = -change * (square.sqrt() / weighted)[:, None] / measured.spread
+    z = -change / square.sqrt()[:, None] / measured.spread
     return z.masked_fill((square == 0)[:, None], torch.nan)
 
 

@@ -57,8 +57,7 @@ def fit_member(
     """
     unknowns = Unknowns(measured, allowed, settings, member)
     weights = draw_weights(measured, member, settings.seed)
-    z = total_effects(measured, weights.rest)
-    preference = prefer(z, prior, len(measured.centre))
+    preference = prefer(total_effects(measured), prior, len(measured.centre))
     objective = Objective(
         measured,
         unknowns,

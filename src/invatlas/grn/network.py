@@ -18,7 +18,7 @@ from invatlas.grn.dynamics import Dynamics
 from invatlas.grn.evidence import total_effects
 from invatlas.grn.experiments import Experiments, read_experiments
 from invatlas.grn.measured import Measured, measure
-from invatlas.grn.member import choose_refinement, draw_weights, fit_member
+from invatlas.grn.member import choose_refinement, fit_member
 from invatlas.grn.objective import Unknowns
 from invatlas.grn.off_targets import find_off_targets, tabulate_strengths
 from invatlas.grn.progress import draw_bars
@@ -195,21 +195,13 @@ def fit_experiments(
             if not all(torch.isfinite(p).all() for p in unknowns.parameters()):
                 raise TrainingError("A weight of the network is no finite number after the fit.")
             members.append(unknowns)
-        readings, share = read_evidence(measured, settings), 1.0
-        if not readings:
+        z, share = total_effects(measured), 1.0
+        if z is None:
             genes = bars.add_task("linear model: genes", total=n)
             linear = lasso(experiments, on_gene=lambda: bars.advance(genes))
-            readings = [torch.as_tensor(linear, dtype=torch.float32)] * settings.members
-            share = LINEAR_SHARE
-    edges = read_edges(measured, allowed, members, readings, share)
+            z, share = torch.as_tensor(linear, dtype=torch.float32), LINEAR_SHARE
+    edges = read_edges(measured, allowed, members, z, share)
     return _assemble(experiments, measured, members, edges, settings, pd.DataFrame(history))
-
-
-def read_evidence(measured: Measured, settings: NetworkSettings) -> list[Tensor]:
-    """Total effects of interventions as each member weighs them; none without interventions."""
-    weights = [draw_weights(measured, m, settings.seed).rest for m in range(settings.members)]
-    readings = [total_effects(measured, w) for w in weights]
-    return [z for z in readings if z is not None]
 
 
 def list_edges(network: Network) -> pd.DataFrame:

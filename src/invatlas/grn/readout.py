@@ -49,13 +49,12 @@ def read_edges(
     measured: Measured,
     allowed: Tensor,
     members: Sequence[Unknowns],
-    z: Sequence[Tensor],
+    z: Tensor,
     share: float,
 ) -> Edges:
-    """Read edges from the members of an ensemble and each one's evidence z (regulator, target)."""
+    """Read edges from the members of an ensemble and the evidence z (regulator, target)."""
     direct = torch.stack([read_slopes(measured, unknowns) for unknowns in members])
-    pairs = zip(direct, z, strict=True)
-    scores = torch.stack([score_edges(d, evidence, allowed, share) for d, evidence in pairs])
+    scores = torch.stack([score_edges(slopes, z, allowed, share) for slopes in direct])
     size, sign = scores.abs(), scores.mean(0).sign()
     probability = size.square() / (size.square() + HALF**2)
     gates = torch.stack([unknowns.gates.probability().detach() for unknowns in members])
