@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 FLOORS = (
-    ("errors", "settings", "processor"),
+    ("errors", "settings", "processor", "wording"),
     ("folders",),
     ("data",),
     ("model", "grn"),

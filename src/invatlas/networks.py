@@ -25,10 +25,10 @@ from invatlas.files import (
     write_cells,
     write_text,
 )
-from invatlas.grn.names import count_noun
 from invatlas.interruption import settled
 from invatlas.options import Output, Overwrite, Threads, use_threads
 from invatlas.terminal import explained, noted, say, show_experiments, show_network
+from invatlas.wording import count_noun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,20 +189,18 @@ def knockout(
 ) -> None:
     """Predict expression at rest, and in time after a fit of series, with an intervention."""
     with explained(KNOCKOUT):
-        from invatlas.grn.predict import choose_strength, intervene
+        from invatlas.grn.predict import intervene
         from invatlas.grn.storage import load
 
         refuse_as_cells(output, overwrite)
-        genes = list(dict.fromkeys(gene))
-        kind, _ = choose_strength(kind, left)
         found = load(network)
         _refuse_inside(network, output)
         with noted():
-            predicted = intervene(
-                found, genes, kind=kind, left=left, lineage=lineage, method=method
-            )
+            predicted = intervene(found, gene, kind=kind, left=left, lineage=lineage, method=method)
         write_cells(predicted, output)
-        done = kind if left is None else _say_left(left)
+        genes, done = (predicted.uns["intervention"][name] for name in ("genes", "kind"))
+        if left is not None:
+            done = _say_left(left)
         say(f"{'+'.join(genes)}: {done}. At rest{_say_changes(predicted, genes, found)}.")
         say(f"Wrote {predicted.n_obs:,} rows x {predicted.n_vars:,} genes to {output}.")
 

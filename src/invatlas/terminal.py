@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from invatlas.errors import InvatlasError
-from invatlas.grn.names import count_noun
 from invatlas.interruption import NOTHING, STATUS
+from invatlas.wording import count_noun
 
 if TYPE_CHECKING:
     import pandas as pd

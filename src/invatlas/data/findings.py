@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from invatlas.wording import count_noun
+
 KINDS = ("full", "near", "nested", "single", "together")
 ALARMS = KINDS[:2]
 VERDICTS = {
@@ -145,8 +147,8 @@ def _say_full(d: str, e: str, matches: Sequence[Match]) -> str:
     first = matches[0]
     return (
         f"What {_say_effect(d, first)} cannot be told from what {e}={first.beside[0]} does: all "
-        f"{_say_cells(first)} of {_list(first.values)} have {e}={first.beside[0]}, and no others "
-        f"have.{_say_others(matches, 'and')}"
+        f"{count_noun(first.cells, 'cell')} of {_list(first.values)} have {e}={first.beside[0]}, "
+        f"and no others have.{_say_others(matches, 'and')}"
     )
 
 
@@ -154,7 +156,7 @@ def _say_near(d: str, e: str, matches: Sequence[Match]) -> str:
     first = matches[0]
     return (
         f"What {_say_effect(d, first)} can hardly be told from what {e}={first.beside[0]} does: "
-        f"{_say_share(first.shared, first.cells)} the {_say_cells(first)} of "
+        f"{_say_share(first.shared, first.cells)} the {count_noun(first.cells, 'cell')} of "
         f"{_list(first.values)} have {e}={first.beside[0]}, and they are "
         f"{_say_share(first.shared, first.beside_cells)} the cells that have."
         f"{_say_others(matches, 'and')}"
@@ -187,7 +189,7 @@ def _say_alone(question: str, e: str, matches: Sequence[Match], word: str) -> st
     first = matches[0]
     return (
         f"{question} cannot be told: {_say_share(first.shared, first.cells)} its "
-        f"{_say_cells(first)} have {e}={first.beside[0]}.{_say_others(matches, word)}"
+        f"{count_noun(first.cells, 'cell')} have {e}={first.beside[0]}.{_say_others(matches, word)}"
     )
 
 
@@ -207,15 +209,11 @@ def _say_effect(d: str, match: Match) -> str:
 
 def _say_others(matches: Sequence[Match], word: str) -> str:
     others = [
-        f"{_list(match.values)} {word} {match.beside[0]} ({_say_cells(match)})"
+        f"{_list(match.values)} {word} {match.beside[0]} ({count_noun(match.cells, 'cell')})"
         for match in matches[1:MOST_NAMED]
     ]
     more = _say_more(len(matches) - MOST_NAMED)
     return f" So it is with {', '.join(others)}{more}." if others else ""
-
-
-def _say_cells(match: Match) -> str:
-    return f"{match.cells:,} cell{'' if match.cells == 1 else 's'}"
 
 
 def _say_share(part: int, whole: int) -> str:

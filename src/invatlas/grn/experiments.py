@@ -21,9 +21,10 @@ from invatlas.data.columns import text_values
 from invatlas.data.counts import check_cells
 from invatlas.errors import CovariateError, DataError, GeneError, SettingsError
 from invatlas.grn.interventions import Intervention, read_experiment_kinds, read_interventions
-from invatlas.grn.names import count_noun, find_genes
+from invatlas.grn.names import find_genes
 from invatlas.grn.prior_network import read_prior
 from invatlas.grn.trajectories import Trajectory, read_times, read_trajectories
+from invatlas.wording import count_noun
 
 FloatArray = NDArray[np.float64]
 

@@ -160,12 +160,13 @@ def measure(experiments: Experiments) -> Measured:
     sd = points.std(0)
     free = np.where(held, np.nan, rest)
     wild = [s for s in seen if s.intervention.kind == "none"] if done else []
-    left_alone = np.vstack([free, _stack(wild, n)])
+    of_wild = _stack(wild, n)
+    left_alone = np.vstack([free, of_wild])
     enough = (~np.isnan(left_alone)).sum(0) >= FEWEST_FOR_MAD
     centre = np.where(enough, _over_free(np.nanmedian, left_alone), _find_usual(points, held))
     if len(wild) >= FEWEST_WILD:
-        usual = np.median(_stack(wild, n), axis=0)
-        centre = np.where(np.abs(centre - usual) > np.ptp(_stack(wild, n), axis=0), usual, centre)
+        usual = np.median(of_wild, axis=0)
+        centre = np.where(np.abs(centre - usual) > np.ptp(of_wild, axis=0), usual, centre)
     several = (~held).sum(0) >= FEWEST_FOR_MAD
     spread = np.where(several, _over_free(np.nanstd, free), sd)
     apart = _pair_replicates([s.intervention for s in [*done, *wild]], left_alone)

@@ -6,7 +6,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
-SHOWN = 5
+from invatlas.wording import list_first
+
 SEVERAL = (
     "several genes are joined by + in a column, stand one a line in a file and each after a --gene "
     "of its own in a command"
@@ -22,18 +23,13 @@ def find_genes(names: Sequence[str], genes: Sequence[str]) -> tuple[list[int], s
     unknown = [str(name) for name in names if name not in place]
     if not unknown:
         return [place[name] for name in names], ""
-    some = _list_first([repr(name) for name in unknown])
+    some = list_first([repr(name) for name in unknown])
     many = f"{some} ({len(unknown)} of {len(names)} names)" if len(names) > 1 else some
     verb = "is" if len(unknown) == 1 else "are"
     return [place[name] for name in names if name in place], (
         f"{many}, which {verb} none of the {len(genes)} genes "
-        f"({_list_first(genes)}{_hint(unknown[0], place)})"
+        f"({list_first(genes)}{_hint(unknown[0], place)})"
     )
-
-
-def count_noun(n: int, noun: str) -> str:
-    """Write a number with its noun, in the plural unless there is one."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _hint(name: str, genes: dict[str, int]) -> str:
@@ -44,7 +40,3 @@ def _hint(name: str, genes: dict[str, int]) -> str:
     same_but_case = {gene.casefold(): gene for gene in reversed(genes)}
     close = difflib.get_close_matches(name.casefold(), list(same_but_case), n=1)
     return f"; did you mean {same_but_case[close[0]]!r}?" if close else ""
-
-
-def _list_first(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -58,12 +58,12 @@ def find_off_targets(
         rows = torch.nonzero(single & held[:, source])[:, 0]
         if len(rows) < 2:
             continue
+        dose = 1 - left[rows, source]
         gain = torch.minimum(
-            compare_causes(measured, rows, 1 - left[rows, source]),
+            compare_causes(measured, rows, dose),
             doubt_equation(measured, unknowns, rows, source),
         )
         gain[:, source] = 0
-        dose = 1 - left[rows, source]
         matched = (dose * dose[:, None].sign() >= SAME_DOSE * dose[:, None].abs()).sum(1) > 1
         for k, gene in torch.nonzero(gain > bar).tolist():
             row = int(rows[k])

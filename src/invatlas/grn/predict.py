@@ -25,13 +25,13 @@ from invatlas.errors import CovariateError, GeneError, SettingsError
 from invatlas.grn.measured import LEFT
 from invatlas.grn.names import find_genes
 from invatlas.grn.network import Member, Network
+from invatlas.wording import list_first
 
 FloatArray = NDArray[np.float64]
 
 POINTS = 41
 METHODS = ("dopri5", "rk4")
 MOST_LEFT = 100.0
-SHOWN = 5
 
 
 def intervene(
@@ -286,10 +286,10 @@ def _say_what_swings(network: Network, swings: NDArray[np.bool_]) -> None:
     """Warn, once for all members and states, of genes without a steady state."""
     if swings.any():
         names = network.genes[swings]
-        some = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
         warnings.warn(
-            f"No steady state is found for {len(names)} of {len(network.genes)} genes ({some}): by "
-            "the equations they swing, or settle too slowly to tell. It is missing where so.",
+            f"No steady state is found for {len(names)} of {len(network.genes)} genes "
+            f"({list_first(names)}): by the equations they swing, or settle too slowly to tell. "
+            "It is missing where so.",
             stacklevel=3,
         )
 

@@ -16,7 +16,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from invatlas.errors import CovariateError, GeneError, SettingsError
-from invatlas.grn.names import count_noun
+from invatlas.wording import count_noun
 
 FloatArray = NDArray[np.float64]
 SIGNS = {"+": 1.0, "-": -1.0, "": 0.0}

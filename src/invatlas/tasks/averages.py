@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from invatlas.data.counts import CHUNK, CountSource
+from invatlas.data.counts import CHUNK, CountSource, take_rows
 from invatlas.tasks.gene_effects import expected_false_discoveries
 
 PER = 1e4
@@ -78,6 +78,7 @@ def average_counts(source: CountSource, chosen: np.ndarray) -> np.ndarray:
     total = np.zeros(source.matrix.shape[1])
     for start in range(0, len(chosen), CHUNK):
         some = slice(start, start + CHUNK)
-        total += (chosen[some] * PER / source.library_size[some]) @ source.matrix[some]
+        counts = take_rows(source.matrix, some)
+        total += (chosen[some] * PER / source.library_size[some]) @ counts
     average: np.ndarray = total / chosen.sum()
     return average
