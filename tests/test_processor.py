@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from invatlas.processor import kept_threads, quick_products
+from invatlas.processor import kept_threads, quick_products, spread
 
 products = getattr(torch.backends.mkldnn, "matmul", None)
 
@@ -45,3 +49,34 @@ def test_nothing_changes_where_factors_would_be_rounded(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     with quick_products():
         assert products.fp32_precision == "none"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_results_come_in_order_whoever_ends_first(threads: int) -> None:
+    def slowly(number: int) -> tuple[int, int]:
+        time.sleep(0.02 if number == 0 else 0.0)
+        return number, threading.get_ident()
+
+    with kept_threads():
+        torch.set_num_threads(threads)
+        found = list(spread(slowly, iter(range(12))))
+    assert [number for number, _ in found] == list(range(12))
+    at_work = {thread for _, thread in found}
+    assert len(at_work) <= threads
+    assert (threading.get_ident() in at_work) == (threads == 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_at_work_is_raised_and_no_more_is_taken_than_needed(threads: int) -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    with kept_threads():
+        torch.set_num_threads(threads)
+        with pytest.raises(ZeroDivisionError):
+            list(spread(lambda number: 1 // (3 - number), items()))
+    assert len(taken) <= 3 + threads + 1

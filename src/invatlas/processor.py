@@ -1,12 +1,17 @@
-"""How torch uses the processor, changed for a while and then put back."""
+"""How the processor is used: torch's ways, changed for a while and put back, and its threads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -41,3 +46,23 @@ def quick_products() -> Iterator[None]:
         yield
     finally:
         products.fp32_precision = "none"
+
+
+def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield ``function(item)`` in order, at work in as many threads as torch may use.
+
+    It is for numpy and scipy, which let other threads run meanwhile; torch has threads of its own.
+    Items are taken in this thread, and no more of them than are soon needed.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

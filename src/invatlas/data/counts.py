@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from invatlas.errors import CountsError, DataError, GeneError
+from invatlas.processor import spread
 
 CHUNK = 1024
 LARGEST_COUNT = 2**31
@@ -56,8 +57,9 @@ class CountSource:
         """
         present = list(map(str, adata.var_names)) if names is None else names
         places = _find_places(present, genes)
-        pieces = [_select(chunk, places, len(genes)) for _, chunk in read_counts(adata, layer)]
-        return cls.from_matrix(_stack(pieces))
+        chunks = (chunk for _, chunk in read_counts(adata, layer))
+        pieces = spread(lambda chunk: _select(chunk, places, len(genes)), chunks)
+        return cls.from_matrix(_stack(list(pieces)))
 
     @classmethod
     def from_matrix(cls, matrix: sp.csr_matrix) -> CountSource:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from invatlas.data.counts import CountSource
+from invatlas.data.counts import CountSource, take_rows
 
 _AS_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -88,7 +88,7 @@ class SparseCounts:
     def by_gene(self) -> ByGene:
         """The layout by gene, which only a gradient needs; made once."""
         starts = np.append(self.cell_starts.numpy(), len(self.values))
-        nonzeros = np.arange(len(self.values), dtype=np.int64)
+        nonzeros = np.arange(len(self.values), dtype=np.int32)
         shape = (self.n_cells, self.n_genes)
         transposed = sp.csr_matrix((nonzeros, self.genes.numpy(), starts), shape).tocsc()
         return ByGene(
@@ -154,15 +154,15 @@ class Minibatch:
 
 
 def _integers(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int32))
 
 
 def gather_counts(
-    source: CountSource, rows: np.ndarray
+    source: CountSource, rows: np.ndarray | slice
 ) -> tuple[SparseCounts, Float[Tensor, " cell"]]:
-    """Counts and library sizes of some cells, as tensors."""
-    counts = SparseCounts.from_csr(source.matrix[rows])
-    return counts, torch.from_numpy(source.library_size[rows])
+    """Counts and library sizes of some cells, as tensors; of neighbours without a copy."""
+    taken = take_rows(source.matrix, rows) if isinstance(rows, slice) else source.matrix[rows]
+    return SparseCounts.from_csr(taken), torch.from_numpy(source.library_size[rows])
 
 
 @dataclass(frozen=True)

@@ -145,23 +145,36 @@ def negative_binomial_nll(
 
 
 class _GaussianEvidence(torch.autograd.Function):
+    """Works with (latent, cell, combination): sums over latents then add whole planes."""
+
     @staticmethod
     def forward(ctx: Any, m_q: Tensor, v_q: Tensor, m_d: Tensor, v_d: Tensor) -> Tensor:
-        total = v_q[:, None] + v_d
-        difference = m_q[:, None] - m_d
+        m_q, v_q, m_d, v_d = (moment.T.contiguous() for moment in (m_q, v_q, m_d, v_d))
+        total = v_q[:, :, None] + v_d[:, None]
+        difference = m_q[:, :, None] - m_d[:, None]
         r = difference / total
-        squares = difference.mul_(r).add_(total.log()).sum(2)
+        squares = difference.mul_(r).sum(0).add_(_sum_logs(total))
         ctx.save_for_backward(r, total)
-        return squares.add_(m_q.shape[1] * math.log(2 * math.pi)).mul_(-0.5)
+        return squares.add_(len(m_q) * math.log(2 * math.pi)).mul_(-0.5)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         r, total = ctx.saved_tensors
-        weight = gradient[:, :, None]
-        by_mean = r * weight
-        by_variance = (r * r).sub_(total.reciprocal()).mul_(0.5 * weight)
-        return -by_mean.sum(1), by_variance.sum(1), by_mean.sum(0), by_variance.sum(0)
+        by_mean = r * gradient
+        by_variance = (r * r).sub_(total.reciprocal()).mul_(0.5 * gradient)
+        return -by_mean.sum(2).T, by_variance.sum(2).T, by_mean.sum(1).T, by_variance.sum(1).T
+
+
+def _sum_logs(x: Float[Tensor, "latent ..."]) -> Tensor:
+    """Sum of log x over the first dimension, four factors to a logarithm.
+
+    Variances are bounded (networks.py, priors.py), so a product of four is too.
+    """
+    fours = len(x) // 4
+    a, b, c, d = x[: 4 * fours].view(4, fours, *x.shape[1:])
+    logs: Tensor = (a * b).mul_(c).mul_(d).log_().sum(0)
+    return logs.add_(x[4 * fours :].log().sum(0)) if len(x) % 4 else logs
 
 
 def gaussian_evidence(

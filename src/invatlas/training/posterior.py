@@ -17,7 +17,7 @@ from invatlas.model.priors import DiagonalGaussian, Prior
 from invatlas.processor import quick_products
 from invatlas.training.novelty import flat_entropy
 
-CHUNK = 2048
+CHUNK = 512  # cells whose hidden layers stay near the processor
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ def encode_cells(
     model: Model, source: CountSource, which: str, rows: np.ndarray | None = None
 ) -> DiagonalGaussian:
     """Posterior of one set of latents, of some cells (by default all), in their order."""
-    rows = np.arange(source.n_cells) if rows is None else rows
+    n_cells = source.n_cells if rows is None else len(rows)
     encode, pieces = model.encode.alone(which), []
     with quick_products():
-        for start in range(0, max(1, len(rows)), CHUNK):
-            counts = gather_counts(source, rows[start : start + CHUNK])
+        for start in range(0, max(1, n_cells), CHUNK):
+            some = slice(start, min(start + CHUNK, n_cells))
+            counts = gather_counts(source, some if rows is None else rows[some])
             pieces.append(encode(*counts)[which])
     return DiagonalGaussian(
         torch.cat([piece.mean for piece in pieces]),
