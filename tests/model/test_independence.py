@@ -32,7 +32,8 @@ def penalise(z: torch.Tensor, d: torch.Tensor, e: torch.Tensor) -> torch.Tensor:
     """Penalty of the later half of the cells, the earlier half being remembered."""
     e = e[:, None] if e.ndim == 1 else e
     half = len(z) // 2
-    recent = nobody(z.shape[1], e.shape[1]).joined(z[:half], d[:half], e[:half])
+    rows = torch.arange(half)
+    recent = nobody(z.shape[1], e.shape[1]).joined(rows, z[:half], d[:half], e[:half])
     return dependence(z[half:], d[half:], e[half:], recent)
 
 
@@ -167,7 +168,7 @@ def test_the_gradient_is_finite_also_for_equal_cells_and_pulls_laboratories_toge
 def test_cells_of_a_class_or_laboratory_never_met_cost_nothing() -> None:
     z, d, e = draw(CELLS, 3), labels(2, 1), labels(2, 2)
     half = CELLS // 2
-    recent = nobody(3, 1).joined(z[:half], d[:half], e[:half, None])
+    recent = nobody(3, 1).joined(torch.arange(half), z[:half], d[:half], e[:half, None])
     strange = dependence(z[half:], d[half:] + 5, e[half:, None], recent)
     nothing = dependence(z[half:], d[half:], e[half:, None], nobody(3, 1))
     assert float(strange) == 0.0 and float(nothing) == 0.0
@@ -175,10 +176,20 @@ def test_cells_of_a_class_or_laboratory_never_met_cost_nothing() -> None:
 
 def test_memory_keeps_the_latest_cells_and_no_gradient() -> None:
     recent = nobody(2, 1)
-    for step in range(40):
+    for step in range(80):
         z = torch.full((128, 2), float(step), requires_grad=True)
         code = torch.full((128,), step)
-        recent = recent.joined(z, code, code[:, None])
-    assert len(recent.z) == len(recent.d) == len(recent.e) < 40 * 128
-    assert float(recent.z[-1, 0]) == 39.0 and int(recent.d[-1]) == 39
+        rows = torch.arange(128 * step, 128 * (step + 1))
+        recent = recent.joined(rows, z, code, code[:, None])
+    assert len(recent.rows) == len(recent.z) == len(recent.d) == len(recent.e) < 80 * 128
+    assert float(recent.z[-1, 0]) == 79.0 and int(recent.d[-1]) == 79
     assert not recent.z.requires_grad
+
+
+def test_what_cells_were_themselves_can_be_left_out() -> None:
+    z, code = draw(6, 2), torch.arange(6)
+    recent = nobody(2, 1).joined(10 + code, z, code, code[:, None])
+    others = recent.without(torch.tensor([15, 11, 3]))
+    assert others.rows.tolist() == [10, 12, 13, 14]
+    assert others.d.tolist() == others.e[:, 0].tolist() == [0, 2, 3, 4]
+    assert torch.equal(others.z, z[[0, 2, 3, 4]])

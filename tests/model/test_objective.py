@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -101,16 +102,25 @@ def some_codes(n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def find_terms(
-    model: Model, minibatch: Minibatch, settings: ia.Settings
+    model: Model, minibatch: Minibatch, settings: ia.Settings, moved: int = 1000
 ) -> dict[str, torch.Tensor]:
-    """Every term with equal noise, and their weighted sum; these cells are remembered too."""
+    """Every term with equal noise, and their weighted sum; their likes are remembered too."""
     torch.manual_seed(4)
     explanation = model(minibatch)
     latents = settings.invariant_latents, settings.spurious_latents
     nothing = nobody_yet(*latents, minibatch.technical.shape[1])
     _, recent = objective_terms(explanation, minibatch, nothing)
-    terms, _ = objective_terms(explanation, minibatch, recent)
+    others = replace(minibatch, rows=minibatch.rows + moved)
+    terms, _ = objective_terms(explanation, others, recent)
     return {"objective": weigh(terms, settings), **terms}
+
+
+def test_no_cell_is_compared_with_what_it_was(settings: Callable[..., ia.Settings]) -> None:
+    model, minibatch = make_model(settings).eval(), make_minibatch(*some_codes(400))
+    alike, itself = (find_terms(model, minibatch, settings(), moved) for moved in (1000, 0))
+    for name in ("invariant_dependence", "spurious_dependence"):
+        assert float(alike[name].detach()) != 0.0
+        assert float(itself[name].detach()) == 0.0
 
 
 def test_terms_have_names_and_are_numbers(settings: Callable[..., ia.Settings]) -> None:

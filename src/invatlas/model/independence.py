@@ -18,6 +18,8 @@ and a small residual in a tight class counts as much as a large one in a wide cl
 One minibatch holds too few cells of a class and a laboratory to compare. X and Y are
 therefore drawn, a few of each, from the cells met lately, whose latents are remembered and
 held fixed: the estimate is unbiased, and its cost does not grow with what is remembered.
+No cell is compared with what it was itself: the distance to that is short, its gradient as
+long as any other's, and it would push the cell on the way it is going.
 """
 
 from __future__ import annotations
@@ -29,28 +31,39 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 COMPARED_CELLS = 256
-REMEMBERED_CELLS = 2048
+REMEMBERED_CELLS = 8192
 DRAWS = 32
-FEWEST = 10  # of remembered cells on each side: fewer would be copied rather than compared
+FEWEST = 3  # of remembered cells on each side
 
 
 @dataclass(frozen=True)
 class RecentCells:
-    """Cells met lately: latents, class, and the codes they should not tell; oldest first."""
+    """Cells met lately: which they are, latents, class, and codes they should not tell.
 
+    Each cell is there once, the oldest first.
+    """
+
+    rows: Int[Tensor, " recent"]
     z: Float[Tensor, "recent latent"]
     d: Int[Tensor, " recent"]
     e: Int[Tensor, "recent covariate"]
 
+    def without(self, rows: Int[Tensor, " cell"]) -> RecentCells:
+        """Those that are none of some cells."""
+        kept = ~torch.isin(self.rows, rows)
+        return RecentCells(self.rows[kept], self.z[kept], self.d[kept], self.e[kept])
+
     def joined(
         self,
+        rows: Int[Tensor, " cell"],
         z: Float[Tensor, "compared latent"],
         d: Int[Tensor, " cell"],
         e: Int[Tensor, "cell covariate"],
     ) -> RecentCells:
-        """Remember some cells, and forget the oldest beyond what is kept."""
+        """Remember some other cells, and forget the oldest beyond what is kept."""
         some = slice(COMPARED_CELLS)
         return RecentCells(
+            torch.cat([self.rows, rows[some]])[-REMEMBERED_CELLS:],
             torch.cat([self.z, z[some].detach()])[-REMEMBERED_CELLS:],
             torch.cat([self.d, d[some]])[-REMEMBERED_CELLS:],
             torch.cat([self.e, e[some]])[-REMEMBERED_CELLS:],
@@ -60,6 +73,7 @@ class RecentCells:
 def nobody(n_latents: int, n_covariates: int) -> RecentCells:
     """The memory before the first minibatch."""
     return RecentCells(
+        torch.zeros(0, dtype=torch.int64),
         torch.zeros(0, n_latents),
         torch.zeros(0, dtype=torch.int64),
         torch.zeros(0, n_covariates, dtype=torch.int64),
@@ -75,7 +89,7 @@ def dependence(
     """Mean contribution of a cell, summed over the covariates of e.
 
     Only the first 256 cells of a minibatch are compared. Cells whose class has fewer than
-    ten remembered cells on either side, or whose value of e is missing, contribute 0.
+    three remembered cells on either side, or whose value of e is missing, contribute 0.
     """
     some = slice(COMPARED_CELLS)
     z, d, e = z[some], d[some], e[some]

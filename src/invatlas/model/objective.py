@@ -60,6 +60,10 @@ class Recent:
     invariant: RecentCells
     spurious: RecentCells
 
+    def without(self, rows: Int[Tensor, " cell"]) -> Recent:
+        """Those that are none of some cells."""
+        return Recent(self.invariant.without(rows), self.spurious.without(rows))
+
 
 def nobody_yet(invariant_latents: int, spurious_latents: int, n_technical: int) -> Recent:
     """The memory before the first minibatch."""
@@ -74,6 +78,8 @@ def objective_terms(
     calls = call_log_probabilities(invariant.posterior, invariant.prior)
     d = likeliest(calls, invariant)
     e = likeliest(spurious.prior.log_prob(spurious.posterior.mean), spurious)
+    rows = torch.from_numpy(minibatch.rows)
+    recent = recent.without(rows)
     z_i = (invariant.embedding, d, minibatch.technical)
     z_s = (spurious.embedding, e, d[:, None])
     terms = {
@@ -87,7 +93,7 @@ def objective_terms(
         "shrinkage": explanation.shrinkage,
         "random_effects": explanation.random_effects,
     }
-    return terms, Recent(recent.invariant.joined(*z_i), recent.spurious.joined(*z_s))
+    return terms, Recent(recent.invariant.joined(rows, *z_i), recent.spurious.joined(rows, *z_s))
 
 
 def likeliest(
