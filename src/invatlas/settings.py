@@ -39,6 +39,8 @@ class Settings:
     depth_noise
         Standard deviation of the natural logarithm of the factor by which the encoders are shown
         a cell deeper or shallower than it was sequenced while training.
+    laboratory_noise
+        Whether the encoders are shown each cell as other laboratories might have counted it, too.
     interaction_rank
         Rank of the prior's interaction between covariates, and of the dependence of latents.
     technical_in_decoder
@@ -81,11 +83,12 @@ class Settings:
     dropout: float = 0.1
     input_dropout: float = 0.3
     depth_noise: float = 0.7
+    laboratory_noise: bool = True
     interaction_rank: int = 4
     technical_in_decoder: bool = True
     divergence_weight: float = 0.1
     classification_weight: float = 100.0
-    dependence_weight: float = 600.0
+    dependence_weight: float = 100.0
     spurious_dependence_weight: float = 20.0
     shrinkage_weight: float = 0.01
     epochs: int | None = None

@@ -8,7 +8,9 @@ An encoder sees counts and nothing else: no covariate ever enters it. While it t
 shown each nonzero of u with probability 1 - input_dropout only, and has to denoise (Vincent
 et al. 2008, ICML). It is also shown each cell as if sequenced at another depth: m x / l is
 multiplied by exp(depth_noise eps), eps ~ N(0, 1), one draw for each cell. Laboratories differ
-in depth first of all, and dividing by l does not undo it where most counts are 0 or 1.
+in depth first of all, and dividing by l does not undo it where most counts are 0 or 1. And it is
+shown each cell as if the cell had gone from one laboratory to another, x_g r_eg / r_e'g, both drawn
+for each cell and neither its own but by chance (r: training/laboratories.py).
 """
 
 from __future__ import annotations
@@ -94,6 +96,7 @@ class Encoder(nn.Module):
     """
 
     median_library_size: Tensor
+    laboratories: Tensor  # log r (laboratory, gene), known while training alone
 
     def __init__(
         self,
@@ -108,6 +111,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("median_library_size", torch.tensor(median_library_size))
+        self.register_buffer("laboratories", torch.zeros(0, n_genes), persistent=False)
         self.forget_genes = Dropout(input_dropout)
         self.depth_noise = depth_noise
         self.hidden = hidden
@@ -124,17 +128,26 @@ class Encoder(nn.Module):
         self, counts: SparseCounts, library_size: Float[Tensor, " cell"]
     ) -> dict[str, DiagonalGaussian]:
         """Posterior of each set of latents of each cell, by the name of the set."""
-        scale = self.median_library_size / library_size
-        if self.training and self.depth_noise:
-            scale = scale * (self.depth_noise * torch.randn_like(scale)).exp()
-        u = torch.log1p(counts.values * scale.index_select(0, counts.cells))
-        u = self.forget_genes(u)
+        x = counts.values * (self.median_library_size / library_size).index_select(0, counts.cells)
+        if self.training:
+            x = x * self._draw_laboratories(counts).exp()
+        u = self.forget_genes(torch.log1p(x))
         h = self.layers(sparse_linear(u, self.first, counts)).split(self.hidden, 1)
         posteriors = {}
         for (which, head), part in zip(self.heads.items(), h, strict=True):
             mean, log_variance = head(part).chunk(2, 1)
             posteriors[which] = DiagonalGaussian(mean, log_variance.clamp(-10.0, 4.0))
         return posteriors
+
+    def _draw_laboratories(self, counts: SparseCounts) -> Float[Tensor, " nonzero"]:
+        """Log of the factors by which other laboratories might have counted each nonzero."""
+        depth = self.depth_noise * counts.values.new_empty(counts.n_cells).normal_()
+        noise = depth.index_select(0, counts.cells)
+        if n := len(self.laboratories):
+            here, there = torch.randint(n, (2, counts.n_cells), device=noise.device)
+            ratios = self.laboratories[here] - self.laboratories[there]
+            noise = noise + ratios.view(-1)[counts.cells * counts.n_genes + counts.genes]
+        return noise
 
     def alone(self, which: str) -> Encoder:
         """The encoder of one set of latents, with a copy of its share of the weights."""

@@ -15,6 +15,7 @@ from invatlas.model.invae import Model
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration, calibrate, calibrate_on_donors
 from invatlas.training.combinations import count_cells, tabulate
+from invatlas.training.laboratories import compare_laboratories
 from invatlas.training.loop import Plan, Training, plan_training, train
 from invatlas.training.progress import watch
 from invatlas.training.split import Split, split_cells, split_donors
@@ -46,11 +47,13 @@ class Job:
             float(np.median(self.cells.source.library_size)),
             self.settings,
         )
+        if self.settings.laboratory_noise:
+            model.encode.laboratories = compare_laboratories(self.cells, split.train)
         plan = self.plan(split)
         with watch(plan.epochs, self.progress, title) as on_epoch:
-            return model, train(
-                model, self.cells, split, plan, self.settings, on_epoch, self.describe
-            )
+            training = train(model, self.cells, split, plan, self.settings, on_epoch, self.describe)
+        model.encode.laboratories = model.encode.laboratories[:0]
+        return model, training
 
     def calibrate(
         self, model: Model, training: Training, split: Split
