@@ -50,8 +50,11 @@ class RecentCells:
 
     def without(self, rows: Int[Tensor, " cell"]) -> RecentCells:
         """Those that are none of some cells."""
-        kept = ~torch.isin(self.rows, rows)
-        return RecentCells(self.rows[kept], self.z[kept], self.d[kept], self.e[kept])
+        ordered = rows.sort().values  # faster than torch.isin
+        place = torch.searchsorted(ordered, self.rows).clamp_max(len(ordered) - 1)
+        kept = (ordered[place] != self.rows).nonzero()[:, 0]
+        parts = (part.index_select(0, kept) for part in (self.rows, self.z, self.d, self.e))
+        return RecentCells(*parts)
 
     def joined(
         self,
