@@ -14,6 +14,7 @@ import invatlas as ia
 from invatlas.data.counts import CountSource, compact
 from invatlas.data.minibatch import Cells, SparseCounts
 from invatlas.model.networks import Encoder
+from invatlas.training import laboratories
 from invatlas.training.laboratories import FEWEST_CELLS, K, compare_laboratories
 
 GENES = 6
@@ -85,6 +86,14 @@ def test_cells_that_lack_a_value_and_small_laboratories_do_not_count(missing: st
     kept = np.concatenate([rows[:300], rows[600:]])
     found = compare_laboratories(other, rows)
     torch.testing.assert_close(found, compare_laboratories(cells, kept))
+
+
+def test_cells_are_summed_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    biology, laboratory = crossed(100)
+    cells = make_cells(np.full((100, GENES), 3.0), biology, laboratory)
+    whole = compare_laboratories(cells, np.arange(100))
+    monkeypatch.setattr(laboratories, "CHUNK", 7)
+    assert torch.equal(compare_laboratories(cells, np.arange(100)), whole)
 
 
 def test_one_laboratory_or_none_has_nothing_to_compare() -> None:

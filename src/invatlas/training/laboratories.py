@@ -18,11 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from invatlas.data.counts import CountSource
 from invatlas.data.minibatch import Cells
 
 K = 5.0
 ROUNDS = 10
 FEWEST_CELLS = 20
+CHUNK = 8192
 
 
 def compare_laboratories(cells: Cells, rows: np.ndarray) -> Float[Tensor, "laboratory gene"]:
@@ -34,21 +36,29 @@ def compare_laboratories(cells: Cells, rows: np.ndarray) -> Float[Tensor, "labor
     rows = rows[known]
     if not len(rows):
         return torch.zeros(0, cells.source.matrix.shape[1])
-    of_d, of_e = (_members(codes[rows]) for codes in (cells.biological, cells.technical))
-    x, library_size = cells.source.matrix[rows].astype(np.float64), cells.source.library_size[rows]
-    counts_d, counts_e = (of_d @ x).toarray(), (of_e @ x).toarray()
-    exposure = (of_e.multiply(library_size) @ of_d.T).toarray()
+    d, e = (_number(codes[rows]) for codes in (cells.biological, cells.technical))
+    exposure = np.zeros((e.max() + 1, d.max() + 1))
+    np.add.at(exposure, (e, d), cells.source.library_size[rows])
+    counts_d, counts_e = _sum_counts(cells.source, rows, d), _sum_counts(cells.source, rows, e)
     r = np.ones_like(counts_e)
     for _ in range(ROUNDS):
         p = counts_d / (exposure.T @ r)
         r = (K + counts_e) / (K + exposure @ p)
-    enough = np.asarray(of_e.sum(1)).ravel() >= FEWEST_CELLS
-    table = torch.from_numpy(np.log(r[enough])).float()
+    table = torch.from_numpy(np.log(r[np.bincount(e) >= FEWEST_CELLS])).float()
     return table if len(table) > 1 else table[:0]
 
 
-def _members(codes: np.ndarray) -> sp.csr_matrix:
-    """Which cells have each combination of values, (combination, cell)."""
-    _, place = np.unique(codes, axis=0, return_inverse=True)
-    cells = np.arange(len(codes))
-    return sp.csr_matrix((np.ones(len(codes)), (place.ravel(), cells)))
+def _number(codes: np.ndarray) -> np.ndarray:
+    """Number the combinations of values that occur: the one of each cell."""
+    return np.asarray(np.unique(codes, axis=0, return_inverse=True)[1]).ravel()
+
+
+def _sum_counts(source: CountSource, rows: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Counts of each group of cells, float64 (group, gene), a chunk of cells at a time."""
+    total = np.zeros((group.max() + 1, source.matrix.shape[1]))
+    for start in range(0, len(rows), CHUNK):
+        some = group[start : start + CHUNK]
+        shape = len(total), len(some)
+        members = sp.csr_matrix((np.ones(len(some)), (some, np.arange(len(some)))), shape)
+        total += members @ source.matrix[rows[start : start + CHUNK]]
+    return total
