@@ -189,7 +189,7 @@ def test_memory_keeps_the_latest_cells_and_no_gradient() -> None:
 def test_what_cells_were_themselves_can_be_left_out() -> None:
     z, code = draw(6, 2), torch.arange(6)
     recent = nobody(2, 1).joined(10 + code, z, code, code[:, None])
-    others = recent.without(torch.tensor([15, 11, 3]))
+    others = recent.at(recent.find_others(torch.tensor([15, 11, 3])))
     assert others.rows.tolist() == [10, 12, 13, 14]
     assert others.d.tolist() == others.e[:, 0].tolist() == [0, 2, 3, 4]
     assert torch.equal(others.z, z[[0, 2, 3, 4]])

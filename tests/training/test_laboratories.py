@@ -11,10 +11,10 @@ import torch
 from anndata import AnnData
 
 import invatlas as ia
+from invatlas.data import counts
 from invatlas.data.counts import CountSource, compact
 from invatlas.data.minibatch import Cells, SparseCounts
 from invatlas.model.networks import Encoder
-from invatlas.training import laboratories
 from invatlas.training.laboratories import FEWEST_CELLS, K, compare_laboratories
 
 GENES = 6
@@ -92,7 +92,7 @@ def test_cells_are_summed_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     biology, laboratory = crossed(100)
     cells = make_cells(np.full((100, GENES), 3.0), biology, laboratory)
     whole = compare_laboratories(cells, np.arange(100))
-    monkeypatch.setattr(laboratories, "CHUNK", 7)
+    monkeypatch.setattr(counts, "CHUNK", 7)
     assert torch.equal(compare_laboratories(cells, np.arange(100)), whole)
 
 

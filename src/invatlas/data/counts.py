@@ -144,6 +144,18 @@ def row_sums(matrix: sp.csr_matrix) -> np.ndarray:
     return np.concatenate([chunk @ ones for chunk in chunks])
 
 
+def sum_counts(source: CountSource, sample: np.ndarray, n_samples: int) -> np.ndarray:
+    """Sum counts over the cells of each sample, X (sample, gene); -1 is no sample."""
+    rows = np.flatnonzero(sample >= 0)
+    counted = np.zeros((n_samples, source.matrix.shape[1]))
+    for start in range(0, len(rows), CHUNK):
+        some = rows[start : start + CHUNK]
+        dealt = (np.ones(len(some)), (sample[some], np.arange(len(some))))
+        members = sp.csr_matrix(dealt, (n_samples, len(some)))
+        counted += (members @ source.matrix[some]).toarray()
+    return counted
+
+
 def _sum_duplicates(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Sort each row and add up what stands at one place, in a copy unless nothing is to be done."""
     if not matrix.has_canonical_format:

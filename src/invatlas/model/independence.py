@@ -48,12 +48,15 @@ class RecentCells:
     d: Int[Tensor, " recent"]
     e: Int[Tensor, "recent covariate"]
 
-    def without(self, rows: Int[Tensor, " cell"]) -> RecentCells:
-        """Those that are none of some cells."""
+    def find_others(self, rows: Int[Tensor, " cell"]) -> Int[Tensor, " kept"]:
+        """Positions of those that are none of some cells."""
         ordered = rows.sort().values  # faster than torch.isin
         place = torch.searchsorted(ordered, self.rows).clamp_max(len(ordered) - 1)
-        kept = (ordered[place] != self.rows).nonzero()[:, 0]
-        parts = (part.index_select(0, kept) for part in (self.rows, self.z, self.d, self.e))
+        return (ordered[place] != self.rows).nonzero()[:, 0]
+
+    def at(self, positions: Int[Tensor, " kept"]) -> RecentCells:
+        """Those at some positions."""
+        parts = (part.index_select(0, positions) for part in (self.rows, self.z, self.d, self.e))
         return RecentCells(*parts)
 
     def joined(

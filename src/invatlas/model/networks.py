@@ -130,7 +130,7 @@ class Encoder(nn.Module):
         """Posterior of each set of latents of each cell, by the name of the set."""
         x = counts.values * (self.median_library_size / library_size).index_select(0, counts.cells)
         if self.training:
-            x = x * self._draw_laboratories(counts).exp()
+            x = x * self._draw_noise(counts).exp()
         u = self.forget_genes(torch.log1p(x))
         h = self.layers(sparse_linear(u, self.first, counts)).split(self.hidden, 1)
         posteriors = {}
@@ -139,14 +139,15 @@ class Encoder(nn.Module):
             posteriors[which] = DiagonalGaussian(mean, log_variance.clamp(-10.0, 4.0))
         return posteriors
 
-    def _draw_laboratories(self, counts: SparseCounts) -> Float[Tensor, " nonzero"]:
+    def _draw_noise(self, counts: SparseCounts) -> Float[Tensor, " nonzero"]:
         """Log of the factors by which other laboratories might have counted each nonzero."""
         depth = self.depth_noise * counts.values.new_empty(counts.n_cells).normal_()
         noise = depth.index_select(0, counts.cells)
         if n := len(self.laboratories):
-            here, there = torch.randint(n, (2, counts.n_cells), device=noise.device)
-            ratios = self.laboratories[here] - self.laboratories[there]
-            noise = noise + ratios.view(-1)[counts.cells * counts.n_genes + counts.genes]
+            ratios = self.laboratories.view(-1)
+            starts = counts.n_genes * torch.randint(n, (2, counts.n_cells), device=noise.device)
+            here, there = starts.index_select(1, counts.cells) + counts.genes
+            noise = noise + (ratios.index_select(0, here) - ratios.index_select(0, there))
         return noise
 
     def alone(self, which: str) -> Encoder:

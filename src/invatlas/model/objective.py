@@ -62,7 +62,8 @@ class Recent:
 
     def without(self, rows: Int[Tensor, " cell"]) -> Recent:
         """Those that are none of some cells."""
-        return Recent(self.invariant.without(rows), self.spurious.without(rows))
+        others = self.invariant.find_others(rows)  # both sets of latents remember the same cells
+        return Recent(self.invariant.at(others), self.spurious.at(others))
 
 
 def nobody_yet(invariant_latents: int, spurious_latents: int, n_technical: int) -> Recent:

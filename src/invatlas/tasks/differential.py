@@ -15,10 +15,10 @@ import pandas as pd
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
-from invatlas.data.counts import check_cells
+from invatlas.data.counts import check_cells, sum_counts
 from invatlas.errors import SettingsError
 from invatlas.tasks.embed import MINIMUM_OVERLAP, find_counted, match_counts
-from invatlas.tasks.expression import profile, sum_counts
+from invatlas.tasks.expression import profile
 from invatlas.tasks.gene_effects import expected_false_discoveries, moderate, shrink
 from invatlas.tasks.groups import Group, Samples, choose_cells, take_samples
 from invatlas.tasks.pseudobulk import compare_pseudobulk

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from invatlas.atlas import Atlas
-from invatlas.data.counts import CountSource
+from invatlas.data.counts import CountSource, sum_counts
 from invatlas.errors import DataError
 from invatlas.processor import quick_products
 from invatlas.training.posterior import encode_cells
@@ -93,16 +93,6 @@ def profile(
             expected += weighted @ measured.softmax(1).numpy()
     total = np.bincount(sample[rows], source.library_size[rows], n_samples)
     return Profiles(biological, expected, sum_counts(source, sample, n_samples), total)
-
-
-def sum_counts(source: CountSource, sample: np.ndarray, n_samples: int) -> np.ndarray:
-    """Sum counts over the cells of each sample, X (sample, gene); -1 is no sample."""
-    rows = np.flatnonzero(sample >= 0)
-    counted = np.zeros((n_samples, source.matrix.shape[1]))
-    for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        counted += _deal(sample[some], n_samples) @ source.matrix[some]
-    return counted
 
 
 def decode_biology(atlas: Atlas, z: Tensor) -> Tensor:

@@ -13,18 +13,16 @@ can tell the two apart there.
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invatlas.data.counts import CountSource
+from invatlas.data.counts import sum_counts
 from invatlas.data.minibatch import Cells
 
 K = 5.0
 ROUNDS = 10
 FEWEST_CELLS = 20
-CHUNK = 8192
 
 
 def compare_laboratories(cells: Cells, rows: np.ndarray) -> Float[Tensor, "laboratory gene"]:
@@ -36,29 +34,21 @@ def compare_laboratories(cells: Cells, rows: np.ndarray) -> Float[Tensor, "labor
     rows = rows[known]
     if not len(rows):
         return torch.zeros(0, cells.source.matrix.shape[1])
-    d, e = (_number(codes[rows]) for codes in (cells.biological, cells.technical))
-    exposure = np.zeros((e.max() + 1, d.max() + 1))
-    np.add.at(exposure, (e, d), cells.source.library_size[rows])
-    counts_d, counts_e = _sum_counts(cells.source, rows, d), _sum_counts(cells.source, rows, e)
+    d, e = (_number(codes, rows) for codes in (cells.biological, cells.technical))
+    n_d, n_e = d.max() + 1, e.max() + 1
+    exposure = np.zeros((n_e, n_d))
+    np.add.at(exposure, (e[rows], d[rows]), cells.source.library_size[rows])
+    counts_d, counts_e = sum_counts(cells.source, d, n_d), sum_counts(cells.source, e, n_e)
     r = np.ones_like(counts_e)
     for _ in range(ROUNDS):
         p = counts_d / (exposure.T @ r)
         r = (K + counts_e) / (K + exposure @ p)
-    table = torch.from_numpy(np.log(r[np.bincount(e) >= FEWEST_CELLS])).float()
+    table = torch.from_numpy(np.log(r[np.bincount(e[rows]) >= FEWEST_CELLS])).float()
     return table if len(table) > 1 else table[:0]
 
 
-def _number(codes: np.ndarray) -> np.ndarray:
-    """Number the combinations of values that occur: the one of each cell."""
-    return np.asarray(np.unique(codes, axis=0, return_inverse=True)[1]).ravel()
-
-
-def _sum_counts(source: CountSource, rows: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Counts of each group of cells, float64 (group, gene), a chunk of cells at a time."""
-    total = np.zeros((group.max() + 1, source.matrix.shape[1]))
-    for start in range(0, len(rows), CHUNK):
-        some = group[start : start + CHUNK]
-        shape = len(total), len(some)
-        members = sp.csr_matrix((np.ones(len(some)), (some, np.arange(len(some)))), shape)
-        total += members @ source.matrix[rows[start : start + CHUNK]]
-    return total
+def _number(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Number the combinations of values that occur among some cells; all other cells have -1."""
+    number = np.full(len(codes), -1)
+    number[rows] = np.unique(codes[rows], axis=0, return_inverse=True)[1].ravel()
+    return number
