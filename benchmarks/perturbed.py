@@ -1,11 +1,11 @@
 """A simulated screen whose every cell is known under every perturbation, pairs included.
 
-    z       = mu_c + u + sum_{p in perturbation} (1 + s_cp) delta_p        u ~ N(0, 0.5^2)
+    z       = mu_c + u + h sum_{p in perturbation} (1 + s_cp) delta_p      u ~ N(0, 0.5^2)
     rho     = softmax(beta + W z + W_S z_S,donor)
     x_g     ~ NB(l rho_g, theta_g)                                         l ~ logN(log 1500, 0.3^2)
 
-s_cp ~ N(0, 0.2^2): cell types answer more or less. Truth for a cell is its own rho under the other
-perturbation, all else equal.
+s_cp ~ N(0, 0.2^2): cell types answer more or less. h is 1, and for pairs ``together``. Truth for a
+cell is its own rho under the other perturbation, all else equal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ CONTROL = "control"
 
 
 def simulate_screen(
-    cell_types: int = 4, perturbations: int = 5, cells: int = 60, genes: int = 600, seed: int = 0
+    cell_types: int = 4,
+    perturbations: int = 5,
+    cells: int = 60,
+    genes: int = 600,
+    together: float = 1.0,
+    seed: int = 0,
 ) -> AnnData:
     """Draw a screen of all singles and all pairs, ``cells`` of each type and perturbation.
 
@@ -39,7 +44,8 @@ def simulate_screen(
         rng.random((perturbations, latents)) < 0.4
     )
     scale = 1 + rng.normal(0, 0.2, (cell_types, perturbations))
-    shift = np.stack([sum((scale[:, [p]] * delta[p] for p in s), 0 * mu) for s in sets], 1)
+    effects = scale[:, :, None] * delta
+    shift = np.stack([effects[:, s].sum(1) * (together if len(s) > 1 else 1) for s in sets], 1)
     loadings = rng.normal(0, 0.35, (genes, latents)) * (rng.random((genes, latents)) < 0.3)
     technical = rng.normal(0, 0.25, (donors, genes))
     beta, theta = rng.normal(0, 1.3, genes), np.exp(rng.normal(np.log(4), 0.5, genes))

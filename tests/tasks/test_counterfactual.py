@@ -215,16 +215,6 @@ def test_a_coarse_value_is_known_where_the_call_is_one_of_its_finer() -> None:
     assert weights(found)[2] == [1, 0, 0]
 
 
-def test_a_pair_adds_the_effects_of_its_parts() -> None:
-    before = values(PERTURBATION, ["control", "control"])
-    after = apply_change([PERTURBATION], before, {"perturbation": "A + B"})
-    assert weights(after) == [[1, 1, -1]] * 2
-    with pytest.raises(CovariateError, match="some cells have one of these already"):
-        apply_change([PERTURBATION], values(PERTURBATION, ["A"]), {"perturbation": "A+B"})
-    with pytest.raises(CovariateError, match="written A\\+B"):
-        apply_change([PERTURBATION], before, {"perturbation": "A+Z"})
-
-
 def test_a_number_lies_between_knots() -> None:
     before = values(AGE, [30, 20, 90, None])
     assert weights(before) == [[0.5, 0.5, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]

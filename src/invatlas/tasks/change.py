@@ -2,7 +2,6 @@
 
     category v          1 on v
     number              linear in the two knots beside it
-    "A+B"               1 on A and on B, -1 on the value the cell has now
     "reference"         the share of cells each technical value had
 
 The weight of a combination d is prod_c w_c[d_c]. What a cell is, and what it is to become, are the
@@ -29,7 +28,6 @@ from invatlas.model.priors import Prior, one_hot
 from invatlas.model.transport import Transport
 
 REFERENCE = "reference"
-TOGETHER = "+"
 TOLERANCE = 1e-4  # of a sum of weights that is 1 where all combinations are there
 
 Change = Mapping[str, str | float]
@@ -109,8 +107,11 @@ def apply_change(
             row = np.bincount(codes, laboratories.weights.numpy(), len(covariate.categories))
             row = row / row.sum()
         else:
-            weights[c] = _add_up(covariate, wanted, weights[c], laboratories is not None)
-            continue
+            also = f", or {REFERENCE!r}" if laboratories is not None else ""
+            raise CovariateError(
+                f"{covariate.name} is to become {wanted!r}; the atlas knows "
+                f"{', '.join(covariate.categories[:20])}{also}. Several of these are written A+B."
+            )
         weights[c] = np.tile(row, (len(weights[c]), 1))
     return replace(values, weights=tuple(weights))
 
@@ -262,21 +263,3 @@ def _read_number(covariate: Covariate, wanted: str) -> np.ndarray:
             f"{high:g}."
         )
     return number
-
-
-def _add_up(covariate: Covariate, wanted: str, now: np.ndarray, technical: bool) -> np.ndarray:
-    """Weights of "A+B": the effects of its parts on what each cell is now, added."""
-    parts = [part.strip() for part in wanted.split(TOGETHER)]
-    if len(parts) < 2 or not set(parts) <= set(covariate.categories):
-        also = f", or {REFERENCE!r}" if technical else ""
-        raise CovariateError(
-            f"{covariate.name} is to become {wanted!r}; the atlas knows "
-            f"{', '.join(covariate.categories[:20])}{also}. Several of these are written A+B."
-        )
-    codes = [covariate.categories.index(part) for part in parts]
-    if (now[:, codes] > 0).any():
-        raise CovariateError(
-            f"{covariate.name} is to become {wanted!r}, and some cells have one of these already; "
-            "effects are added to what a cell is, so hand over control cells alone."
-        )
-    return np.asarray(np.eye(now.shape[1])[codes].sum(0) - (len(parts) - 1) * now)

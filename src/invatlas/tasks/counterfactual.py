@@ -35,9 +35,10 @@ from invatlas.tasks.change import (
     read_values,
     technical_codes,
 )
+from invatlas.tasks.combined import check_parts, share_of_sum, split_change
 from invatlas.tasks.differential import LEAST_THRESHOLD, THRESHOLD
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, find_counted, match_counts
-from invatlas.tasks.prediction import Cells, Job, pool
+from invatlas.tasks.prediction import Cells, Job, Route, pool
 from invatlas.training.posterior import encode_cells
 
 SAMPLES = 20
@@ -183,20 +184,38 @@ def _plan(
     atlas: Atlas, obs: pd.DataFrame, change: Change, called: pd.DataFrame
 ) -> tuple[Job, np.ndarray]:
     """What happens to the cells, and which of them the atlas knows enough of."""
-    schema, model, moves = atlas.schema, atlas.model, {}
-    before = read_values(schema.biological, obs, called)
-    known = before.known
-    if any(covariate.name in change for covariate in schema.biological):
-        after = apply_change(schema.biological, before, change)
-        moves["invariant"] = move_biology(model, before, after)
-    codes = schema.encode(obs)[1]
+    schema = atlas.schema
+    biology, technique = (
+        read_values(schema.biological, obs, called),
+        read_values(schema.technical, obs),
+    )
+    codes, known = schema.encode(obs)[1], biology.known
     if any(covariate.name in change for covariate in schema.technical):
-        before = read_values(schema.technical, obs)
-        after = apply_change(schema.technical, before, change, model.prior_spurious)
-        moves["spurious"] = move_technique(model, before, after)
-        known = known & before.known
-    told = technical_codes(schema.technical, codes, change)
-    return Job(moves, torch.from_numpy(codes), torch.from_numpy(told)), known
+        known = known & technique.known
+    single, combined = split_change(schema.covariates, change)
+
+    def route(wanted: Change) -> Route:
+        model, moves = atlas.model, {}
+        if any(covariate.name in wanted for covariate in schema.biological):
+            after = apply_change(schema.biological, biology, wanted)
+            moves["invariant"] = move_biology(model, biology, after)
+        if any(covariate.name in wanted for covariate in schema.technical):
+            after = apply_change(schema.technical, technique, wanted, model.prior_spurious)
+            moves["spurious"] = move_technique(model, technique, after)
+        told = technical_codes(schema.technical, codes, wanted)
+        return Route(moves, torch.from_numpy(told))
+
+    parts = []
+    for covariates, now in ((schema.biological, biology), (schema.technical, technique)):
+        for c, covariate in enumerate(covariates):
+            if wanted := combined.get(covariate.name):
+                check_parts(covariate, wanted, now.weights[c])
+                share = np.ones(len(now.weights[c]))
+                if covariates is schema.biological:
+                    share = share_of_sum(atlas, now, c)
+                of_cell = torch.from_numpy(share[now.kind]).float()
+                parts += [(of_cell, route({**single, covariate.name: v})) for v in wanted]
+    return Job(torch.from_numpy(codes), route(single), tuple(parts)), known
 
 
 def _check_names(atlas: Atlas, change: Change) -> None:

@@ -1,7 +1,11 @@
 """What a change does to the counts of cells.
 
-    x'_s = E[x' | x, a(z_s), a(z'_s)]     z_s a draw of q(z | x), z'_s what the change makes of it
+    x'_s = E[x' | x, a(z_s), a'_s]        z_s a draw of q(z | x)
+    a'_s = a(z'_s) + sum_k share_k [a(z'_sk) - a(z'_s)]
     mean, deviation of x'_s over draws s  each scaled to the library size of its cell
+
+z'_s is what the change makes of z_s, z'_sk what the k-th part of a combined value makes of it (see
+combined.py).
 
 The conditional expectation is that of ``invatlas.model.likelihoods``: the cell keeps its residual.
 Of several fits, the variance is that within them and that between them (the law of total variance).
@@ -20,8 +24,8 @@ from torch import Tensor
 from invatlas.data.counts import CountSource
 from invatlas.data.minibatch import gather_counts
 from invatlas.model.invae import Model
-from invatlas.model.likelihoods import CountDistribution
 from invatlas.model.priors import DiagonalGaussian
+from invatlas.model.transport import Transport
 from invatlas.tasks.averages import PER, Averages, average_counts
 from invatlas.tasks.change import Moves
 from invatlas.tasks.embed import LATENTS
@@ -65,18 +69,49 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Job:
-    """Where each set of latents goes, and what the decoder is told before and after."""
+class Route:
+    """Where each set of latents goes, and what the decoder is told there."""
 
     moves: dict[str, Moves]
+    technical: Tensor
+
+    def draw(self, generator: np.random.Generator) -> dict[str, Transport]:
+        """The transports, their targets as far off as they may be."""
+        return {which: moves.draw(generator) for which, moves in self.moves.items()}
+
+    def decode(
+        self,
+        model: Model,
+        z: dict[str, Tensor],
+        transport: dict[str, Transport],
+        rows: np.ndarray,
+    ) -> Tensor:
+        """Logits (cell, gene) at the end of the route of some cells."""
+        moved = {
+            which: transport[which](part, self.moves[which].kind[rows])
+            for which, part in z.items()
+            if which in transport
+        }
+        return _decode(model, {**z, **moved}, self.technical[rows])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the decoder is told of the cells, where they go, and what combined values add.
+
+    ``parts`` holds the share of each cell and the route of each part of a combined value.
+    """
+
     before: Tensor
-    after: Tensor
+    route: Route
+    parts: tuple[tuple[Tensor, Route], ...] = ()
 
     @torch.inference_mode()
     def predict(self, model: Model, cells: Cells, samples: int, seed: int) -> Prediction:
         """Predict the counts of cells, so that neither their order nor CHUNK makes a difference."""
         *seeds, thin, join, path = np.random.default_rng(seed).spawn(samples + 3)
-        transports = [{w: moves.draw(path) for w, moves in self.moves.items()} for _ in seeds]
+        routes = [self.route, *(route for _, route in self.parts)]
+        transports = [[route.draw(path) for route in routes] for _ in seeds]
         order, (n_cells, n_genes) = cells.order(), cells.source.matrix.shape
         mean, deviation = (np.zeros((n_cells, n_genes), np.float32) for _ in range(2))
         sums, squares, drawn = np.zeros((samples, n_genes)), np.zeros(n_genes), []
@@ -90,10 +125,16 @@ class Job:
             total, total_squares = torch.zeros(2, len(rows), n_genes, dtype=torch.float64)
             for s, (transport, generator) in enumerate(zip(transports, seeds, strict=True)):
                 z = _draw(cells.q, rows, generator)
-                here = _decode(model, z, self.before[rows], library_size)
-                for which, moved in transport.items():
-                    z[which] = moved(z[which], self.moves[which].kind[rows])
-                there = _decode(model, z, self.after[rows], library_size)
+                here = model.likelihood(_decode(model, z, self.before[rows]), library_size)
+                end, *others = (
+                    route.decode(model, z, path, rows)
+                    for route, path in zip(routes, transport, strict=True)
+                )
+                added = [
+                    share[rows, None] * (other - end)
+                    for (share, _), other in zip(self.parts, others, strict=True)
+                ]
+                there = model.likelihood(end + sum(added), library_size)
                 x = here.carry(torch.where(cells.counted, counts, here.expected_counts), there)
                 x = x * (library_size / x.sum(1).clamp_min(LEAST_COUNTS))[:, None]
                 total += x
@@ -153,9 +194,6 @@ def _draw(
     }
 
 
-def _decode(
-    model: Model, z: dict[str, Tensor], technical: Tensor, library_size: Tensor
-) -> CountDistribution:
-    logits = model.decode(torch.cat([z[which] for which in LATENTS], 1), technical)
-    counts: CountDistribution = model.likelihood(logits, library_size)
-    return counts
+def _decode(model: Model, z: dict[str, Tensor], technical: Tensor) -> Tensor:
+    logits: Tensor = model.decode(torch.cat([z[which] for which in LATENTS], 1), technical)
+    return logits
