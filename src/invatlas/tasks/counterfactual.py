@@ -7,12 +7,14 @@
 after Pearl (2009, Causality, section 7.1). T is that of ``invatlas.model.transport``, between what
 the cells of d and of d' are (``invatlas.model.measured``). A technical change moves z_S between
 the priors of the laboratories and tells the decoder the new value; ``reference`` moves z_S to
-their average and tells the decoder none.
+their average and tells the decoder none. Values together that nobody measured so, such as "A+B",
+add up in a and not in z (``invatlas.tasks.combined``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,7 @@ from invatlas.tasks.annotate import Calling, describe
 from invatlas.tasks.averages import PER
 from invatlas.tasks.change import (
     Change,
+    Values,
     apply_change,
     find_strange,
     move_biology,
@@ -69,8 +72,10 @@ def counterfactual(
         knows; a biological value that is missing there is called as by :func:`invatlas.annotate`.
     change
         The value each covariate is to have: ``{"condition": "stim"}``. A number where it is
-        continuous; ``"A+B"`` adds the effects of two values, as of a pair of perturbations, to
-        what cells are; ``"reference"`` takes what a technical covariate does away.
+        continuous; ``"A+B"`` adds the log fold changes of two values, as of a pair of
+        perturbations, as far as the combinations that were measured have those of their parts
+        (Ahlmann-Eltze et al. 2025, Nature Methods 22); ``"reference"`` takes what a technical
+        covariate does away.
     layer, gene_column, minimum_overlap
         As in :func:`invatlas.embed`.
     log_normalised
@@ -185,37 +190,55 @@ def _plan(
 ) -> tuple[Job, np.ndarray]:
     """What happens to the cells, and which of them the atlas knows enough of."""
     schema = atlas.schema
-    biology, technique = (
+    start = Start(
         read_values(schema.biological, obs, called),
         read_values(schema.technical, obs),
+        schema.encode(obs)[1],
     )
-    codes, known = schema.encode(obs)[1], biology.known
+    known = start.biological.known
     if any(covariate.name in change for covariate in schema.technical):
-        known = known & technique.known
+        known = known & start.technical.known
     single, combined = split_change(schema.covariates, change)
+    parts = []
+    for name, values in combined.items():
+        share = _share_parts(atlas, start, name, values)
+        parts += [(share, start.route(atlas, {**single, name: value})) for value in values]
+    return Job(torch.from_numpy(start.codes), start.route(atlas, single), tuple(parts)), known
 
-    def route(wanted: Change) -> Route:
-        model, moves = atlas.model, {}
-        if any(covariate.name in wanted for covariate in schema.biological):
-            after = apply_change(schema.biological, biology, wanted)
-            moves["invariant"] = move_biology(model, biology, after)
-        if any(covariate.name in wanted for covariate in schema.technical):
-            after = apply_change(schema.technical, technique, wanted, model.prior_spurious)
-            moves["spurious"] = move_technique(model, technique, after)
-        told = technical_codes(schema.technical, codes, wanted)
+
+@dataclass(frozen=True)
+class Start:
+    """What cells are before a change; ``codes`` (cell, covariate) are the technical ones."""
+
+    biological: Values
+    technical: Values
+    codes: np.ndarray
+
+    def route(self, atlas: Atlas, change: Change) -> Route:
+        """Where a change takes the cells."""
+        schema, model, moves = atlas.schema, atlas.model, {}
+        if any(covariate.name in change for covariate in schema.biological):
+            after = apply_change(schema.biological, self.biological, change)
+            moves["invariant"] = move_biology(model, self.biological, after)
+        if any(covariate.name in change for covariate in schema.technical):
+            after = apply_change(schema.technical, self.technical, change, model.prior_spurious)
+            moves["spurious"] = move_technique(model, self.technical, after)
+        told = technical_codes(schema.technical, self.codes, change)
         return Route(moves, torch.from_numpy(told))
 
-    parts = []
-    for covariates, now in ((schema.biological, biology), (schema.technical, technique)):
-        for c, covariate in enumerate(covariates):
-            if wanted := combined.get(covariate.name):
-                check_parts(covariate, wanted, now.weights[c])
-                share = np.ones(len(now.weights[c]))
-                if covariates is schema.biological:
-                    share = share_of_sum(atlas, now, c)
-                of_cell = torch.from_numpy(share[now.kind]).float()
-                parts += [(of_cell, route({**single, covariate.name: v})) for v in wanted]
-    return Job(torch.from_numpy(codes), route(single), tuple(parts)), known
+
+def _share_parts(atlas: Atlas, start: Start, name: str, parts: Sequence[str]) -> torch.Tensor:
+    """How much of the sum of some values' effects there is, shape (cell,); technical ones add."""
+    biological = [covariate.name for covariate in atlas.schema.biological]
+    if name in biological:
+        column, now = biological.index(name), start.biological
+        check_parts(atlas.schema.biological[column], parts, now.weights[column])
+        share = share_of_sum(atlas, now, column)
+    else:
+        column, now = [c.name for c in atlas.schema.technical].index(name), start.technical
+        check_parts(atlas.schema.technical[column], parts, now.weights[column])
+        share = np.ones(len(now.weights[column]))
+    return torch.from_numpy(share[now.kind]).float()
 
 
 def _check_names(atlas: Atlas, change: Change) -> None:

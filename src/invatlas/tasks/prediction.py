@@ -14,7 +14,7 @@ Of several fits, the variance is that within them and that between them (the law
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,7 +25,6 @@ from invatlas.data.counts import CountSource
 from invatlas.data.minibatch import gather_counts
 from invatlas.model.invae import Model
 from invatlas.model.priors import DiagonalGaussian
-from invatlas.model.transport import Transport
 from invatlas.tasks.averages import PER, Averages, average_counts
 from invatlas.tasks.change import Moves
 from invatlas.tasks.embed import LATENTS
@@ -75,22 +74,19 @@ class Route:
     moves: dict[str, Moves]
     technical: Tensor
 
-    def draw(self, generator: np.random.Generator) -> dict[str, Transport]:
-        """The transports, their targets as far off as they may be."""
-        return {which: moves.draw(generator) for which, moves in self.moves.items()}
+    def draw(self, generator: np.random.Generator) -> Route:
+        """The same route, its ends as far off as they may be."""
+        drawn = {
+            which: replace(moves, transport=moves.draw(generator))
+            for which, moves in self.moves.items()
+        }
+        return replace(self, moves=drawn)
 
-    def decode(
-        self,
-        model: Model,
-        z: dict[str, Tensor],
-        transport: dict[str, Transport],
-        rows: np.ndarray,
-    ) -> Tensor:
+    def decode(self, model: Model, z: dict[str, Tensor], rows: np.ndarray) -> Tensor:
         """Logits (cell, gene) at the end of the route of some cells."""
         moved = {
-            which: transport[which](part, self.moves[which].kind[rows])
-            for which, part in z.items()
-            if which in transport
+            which: moves.transport(z[which], moves.kind[rows])
+            for which, moves in self.moves.items()
         }
         return _decode(model, {**z, **moved}, self.technical[rows])
 
@@ -106,12 +102,25 @@ class Job:
     route: Route
     parts: tuple[tuple[Tensor, Route], ...] = ()
 
+    def draw(self, generator: np.random.Generator) -> Job:
+        """The same job, its routes drawn."""
+        route = self.route.draw(generator)
+        parts = tuple((share, part.draw(generator)) for share, part in self.parts)
+        return replace(self, route=route, parts=parts)
+
+    def decode(self, model: Model, z: dict[str, Tensor], rows: np.ndarray) -> Tensor:
+        """Logits a' (cell, gene) of some cells after the change."""
+        end = self.route.decode(model, z, rows)
+        added = [
+            share[rows, None] * (part.decode(model, z, rows) - end) for share, part in self.parts
+        ]
+        return end + sum(added)
+
     @torch.inference_mode()
     def predict(self, model: Model, cells: Cells, samples: int, seed: int) -> Prediction:
         """Predict the counts of cells, so that neither their order nor CHUNK makes a difference."""
         *seeds, thin, join, path = np.random.default_rng(seed).spawn(samples + 3)
-        routes = [self.route, *(route for _, route in self.parts)]
-        transports = [[route.draw(path) for route in routes] for _ in seeds]
+        jobs = [self.draw(path) for _ in seeds]
         order, (n_cells, n_genes) = cells.order(), cells.source.matrix.shape
         mean, deviation = (np.zeros((n_cells, n_genes), np.float32) for _ in range(2))
         sums, squares, drawn = np.zeros((samples, n_genes)), np.zeros(n_genes), []
@@ -123,18 +132,10 @@ class Job:
                 PER / library_size * torch.from_numpy(cells.supported[rows]),
             )
             total, total_squares = torch.zeros(2, len(rows), n_genes, dtype=torch.float64)
-            for s, (transport, generator) in enumerate(zip(transports, seeds, strict=True)):
+            for s, (job, generator) in enumerate(zip(jobs, seeds, strict=True)):
                 z = _draw(cells.q, rows, generator)
                 here = model.likelihood(_decode(model, z, self.before[rows]), library_size)
-                end, *others = (
-                    route.decode(model, z, path, rows)
-                    for route, path in zip(routes, transport, strict=True)
-                )
-                added = [
-                    share[rows, None] * (other - end)
-                    for (share, _), other in zip(self.parts, others, strict=True)
-                ]
-                there = model.likelihood(end + sum(added), library_size)
+                there = model.likelihood(job.decode(model, z, rows), library_size)
                 x = here.carry(torch.where(cells.counted, counts, here.expected_counts), there)
                 x = x * (library_size / x.sum(1).clamp_min(LEAST_COUNTS))[:, None]
                 total += x
