@@ -41,7 +41,7 @@ from invatlas.tasks.change import (
 from invatlas.tasks.combined import check_parts, share_of_sum, split_change
 from invatlas.tasks.differential import LEAST_THRESHOLD, THRESHOLD
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, find_counted, match_counts
-from invatlas.tasks.prediction import Cells, Job, Route, pool
+from invatlas.tasks.prediction import Action, Cells, Route, pool
 from invatlas.training.posterior import encode_cells
 
 SAMPLES = 20
@@ -133,7 +133,7 @@ def counterfactual(
     _check_fits(atlas, others)
     source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     q, called = _call(atlas, source, overlap)
-    job, known = _plan(atlas, adata.obs, change, called)
+    action, known = _plan(atlas, adata.obs, change, called)
     counts = source.matrix.getnnz(axis=1) > 0
     supported = known & counts & ~called["novelty_flag"].to_numpy()
     if not supported.any():
@@ -143,12 +143,12 @@ def counterfactual(
             f"{called['novelty_flag'].sum()} are called new{unknown}."
         )
     counted = torch.from_numpy(find_counted(atlas, adata.var, gene_column))
-    predicted = [job.predict(atlas.model, Cells(source, q, counted, supported), samples, seed)]
+    predicted = [action.predict(atlas.model, Cells(source, q, counted, supported), samples, seed)]
     for other in others:
         q, called = _call(other, source, overlap)
-        job, _ = _plan(other, adata.obs, change, called)
+        action, _ = _plan(other, adata.obs, change, called)
         cells = Cells(source, q, counted, supported)
-        predicted.append(job.predict(other.model, cells, samples, seed))
+        predicted.append(action.predict(other.model, cells, samples, seed))
     found = pool(predicted)
     result = AnnData(
         found.drawn,
@@ -187,7 +187,7 @@ def _check_fits(atlas: Atlas, others: Sequence[Atlas]) -> None:
 
 def _plan(
     atlas: Atlas, obs: pd.DataFrame, change: Change, called: pd.DataFrame
-) -> tuple[Job, np.ndarray]:
+) -> tuple[Action, np.ndarray]:
     """What happens to the cells, and which of them the atlas knows enough of."""
     schema = atlas.schema
     start = Start(
@@ -203,7 +203,7 @@ def _plan(
     for name, values in combined.items():
         share = _share_parts(atlas, start, name, values)
         parts += [(share, start.route(atlas, {**single, name: value})) for value in values]
-    return Job(torch.from_numpy(start.codes), start.route(atlas, single), tuple(parts)), known
+    return Action(torch.from_numpy(start.codes), start.route(atlas, single), tuple(parts)), known
 
 
 @dataclass(frozen=True)

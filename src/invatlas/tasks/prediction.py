@@ -92,7 +92,7 @@ class Route:
 
 
 @dataclass(frozen=True)
-class Job:
+class Action:
     """What the decoder is told of the cells, where they go, and what combined values add.
 
     ``parts`` holds the share of each cell and the route of each part of a combined value.
@@ -102,8 +102,8 @@ class Job:
     route: Route
     parts: tuple[tuple[Tensor, Route], ...] = ()
 
-    def draw(self, generator: np.random.Generator) -> Job:
-        """The same job, its routes drawn."""
+    def draw(self, generator: np.random.Generator) -> Action:
+        """The same action, its routes drawn."""
         route = self.route.draw(generator)
         parts = tuple((share, part.draw(generator)) for share, part in self.parts)
         return replace(self, route=route, parts=parts)
@@ -120,7 +120,7 @@ class Job:
     def predict(self, model: Model, cells: Cells, samples: int, seed: int) -> Prediction:
         """Predict the counts of cells, so that neither their order nor CHUNK makes a difference."""
         *seeds, thin, join, path = np.random.default_rng(seed).spawn(samples + 3)
-        jobs = [self.draw(path) for _ in seeds]
+        actions = [self.draw(path) for _ in seeds]
         order, (n_cells, n_genes) = cells.order(), cells.source.matrix.shape
         mean, deviation = (np.zeros((n_cells, n_genes), np.float32) for _ in range(2))
         sums, squares, drawn = np.zeros((samples, n_genes)), np.zeros(n_genes), []
@@ -132,10 +132,10 @@ class Job:
                 PER / library_size * torch.from_numpy(cells.supported[rows]),
             )
             total, total_squares = torch.zeros(2, len(rows), n_genes, dtype=torch.float64)
-            for s, (job, generator) in enumerate(zip(jobs, seeds, strict=True)):
+            for s, (action, generator) in enumerate(zip(actions, seeds, strict=True)):
                 z = _draw(cells.q, rows, generator)
                 here = model.likelihood(_decode(model, z, self.before[rows]), library_size)
-                there = model.likelihood(job.decode(model, z, rows), library_size)
+                there = model.likelihood(action.decode(model, z, rows), library_size)
                 x = here.carry(torch.where(cells.counted, counts, here.expected_counts), there)
                 x = x * (library_size / x.sum(1).clamp_min(LEAST_COUNTS))[:, None]
                 total += x
