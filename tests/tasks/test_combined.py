@@ -62,6 +62,7 @@ def test_a_change_is_parted_but_for_what_was_measured() -> None:
     assert single == {"age": 30} and parts == {"perturbation": ["A", "C"]}
     for whole in ("A+B", "A", "A+Z", "Z"):
         assert split_change(covariates, {"perturbation": whole}) == ({"perturbation": whole}, {})
+    assert split_change(covariates, {"perturbation": "B + A"}) == ({"perturbation": "A+B"}, {})
     assert split_change([AGE], {"age": "20+40"})[1] == {}
 
 

@@ -43,15 +43,23 @@ def split_change(
 ) -> tuple[dict[str, str | float], dict[str, list[str]]]:
     """Part a change into what single values do and the parts of what combined ones do.
 
-    A combination that is a value of its own was measured, and stays one.
+    A combination that is a value of its own, in whatever order, was measured, and stays one.
     """
-    parts = {
-        covariate.name: found
-        for covariate in covariates
-        if str(change.get(covariate.name, "")).strip() not in covariate.categories
-        and (found := find_parts(covariate, str(change.get(covariate.name, ""))))
-    }
-    return {name: value for name, value in change.items() if name not in parts}, parts
+    single, combined = dict(change), {}
+    for covariate in covariates:
+        text = str(change.get(covariate.name, "")).strip()
+        parts = find_parts(covariate, text)
+        if not parts or text in covariate.categories:
+            continue
+        same = [
+            v for v in covariate.categories if sorted(find_parts(covariate, v)) == sorted(parts)
+        ]
+        if same:
+            single[covariate.name] = same[0]
+        else:
+            del single[covariate.name]
+            combined[covariate.name] = parts
+    return single, combined
 
 
 def check_parts(covariate: Covariate, parts: Sequence[str], now: np.ndarray) -> None:

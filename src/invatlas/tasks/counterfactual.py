@@ -185,27 +185,6 @@ def _check_fits(atlas: Atlas, others: Sequence[Atlas]) -> None:
         )
 
 
-def _plan(
-    atlas: Atlas, obs: pd.DataFrame, change: Change, called: pd.DataFrame
-) -> tuple[Action, np.ndarray]:
-    """What happens to the cells, and which of them the atlas knows enough of."""
-    schema = atlas.schema
-    start = Start(
-        read_values(schema.biological, obs, called),
-        read_values(schema.technical, obs),
-        schema.encode(obs)[1],
-    )
-    known = start.biological.known
-    if any(covariate.name in change for covariate in schema.technical):
-        known = known & start.technical.known
-    single, combined = split_change(schema.covariates, change)
-    parts = []
-    for name, values in combined.items():
-        share = _share_parts(atlas, start, name, values)
-        parts += [(share, start.route(atlas, {**single, name: value})) for value in values]
-    return Action(torch.from_numpy(start.codes), start.route(atlas, single), tuple(parts)), known
-
-
 @dataclass(frozen=True)
 class Start:
     """What cells are before a change; ``codes`` (cell, covariate) are the technical ones."""
@@ -227,17 +206,36 @@ class Start:
         return Route(moves, torch.from_numpy(told))
 
 
+def _plan(
+    atlas: Atlas, obs: pd.DataFrame, change: Change, called: pd.DataFrame
+) -> tuple[Action, np.ndarray]:
+    """What happens to the cells, and which of them the atlas knows enough of."""
+    schema = atlas.schema
+    start = Start(
+        read_values(schema.biological, obs, called),
+        read_values(schema.technical, obs),
+        schema.encode(obs)[1],
+    )
+    known = start.biological.known
+    if any(covariate.name in change for covariate in schema.technical):
+        known = known & start.technical.known
+    single, combined = split_change(schema.covariates, change)
+    parts = []
+    for name, values in combined.items():
+        share = _share_parts(atlas, start, name, values)
+        parts += [(share, start.route(atlas, {**single, name: value})) for value in values]
+    return Action(torch.from_numpy(start.codes), start.route(atlas, single), tuple(parts)), known
+
+
 def _share_parts(atlas: Atlas, start: Start, name: str, parts: Sequence[str]) -> torch.Tensor:
     """How much of the sum of some values' effects there is, shape (cell,); technical ones add."""
-    biological = [covariate.name for covariate in atlas.schema.biological]
-    if name in biological:
-        column, now = biological.index(name), start.biological
-        check_parts(atlas.schema.biological[column], parts, now.weights[column])
-        share = share_of_sum(atlas, now, column)
-    else:
-        column, now = [c.name for c in atlas.schema.technical].index(name), start.technical
-        check_parts(atlas.schema.technical[column], parts, now.weights[column])
-        share = np.ones(len(now.weights[column]))
+    schema = atlas.schema
+    biological = name in [covariate.name for covariate in schema.biological]
+    covariates = schema.biological if biological else schema.technical
+    now = start.biological if biological else start.technical
+    column = [covariate.name for covariate in covariates].index(name)
+    check_parts(covariates[column], parts, now.weights[column])
+    share = share_of_sum(atlas, now, column) if biological else np.ones(len(now.weights[column]))
     return torch.from_numpy(share[now.kind]).float()
 
 
