@@ -25,7 +25,7 @@ draws of counts a cell. Where the same type was shown in other donors, every bas
 change of this type alone. Pairs: the changes of both singles are added, with ``together`` s times
 their sum, s by least squares over the pairs shown, of the same type, in the space of the baseline.
 
-    python benchmarks/counterfactual.py --parts type,donor,screen,pair --json out.json
+    python benchmarks/counterfactual.py --parts type,donor,screen,pair,together --json out.json
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LEAST = 10
 class Task:
     """Cells to predict from others.
 
-    ``source`` and ``truth`` are rows of ``adata``; ``pairs`` lists (before, after) row sets of
+    ``source`` and ``truth`` are rows of ``adata``; ``effects`` lists (before, after) row sets of
     shown cells whose change the baselines take, a list for each effect that is added; ``measured``
     are shown tasks that say how much of the sum is there.
     """
@@ -254,8 +254,7 @@ def kang_donors(held_out: str, donors: list[str]) -> list[Fold]:
 
 def screen(seed: int) -> list[Fold]:
     """One fold: a perturbation of each type is hidden, and all pairs."""
-    adata, rows = draw_screen(seed)
-    types = list(dict.fromkeys(t for t, _ in rows))
+    adata, types, rows = draw_screen(seed)
     singles = [n for n in adata.uns["screen"]["labels"][1:] if "+" not in n]
     tasks, shown = [], ~adata.obs["perturbation"].str.contains("+", regex=False).to_numpy()
     for t, n in zip(types, singles, strict=False):
@@ -265,10 +264,9 @@ def screen(seed: int) -> list[Fold]:
     return [Fold(shown, tasks, ["cell_type", "perturbation"])]
 
 
-def pairs(seed: int, together: float = 1.0, step: int = 1) -> list[Fold]:
+def pair(seed: int, together: float = 1.0, step: int = 1) -> list[Fold]:
     """One fold: every ``step``-th pair of perturbations is hidden, in all types."""
-    adata, rows = draw_screen(seed, together)
-    types = list(dict.fromkeys(t for t, _ in rows))
+    adata, types, rows = draw_screen(seed, together)
     names = [n for n in adata.uns["screen"]["labels"] if "+" in n]
     hidden = names[::step]
     every = {
@@ -285,10 +283,11 @@ def pairs(seed: int, together: float = 1.0, step: int = 1) -> list[Fold]:
     return [Fold(shown, tasks, ["cell_type", "perturbation"])]
 
 
-def draw_screen(seed: int, together: float = 1.0) -> tuple[anndata.AnnData, dict]:
-    """A simulated screen, and the rows of each type under each perturbation."""
+def draw_screen(seed: int, together: float = 1.0) -> tuple[anndata.AnnData, list[str], dict]:
+    """A simulated screen, its types, and the rows of each under each perturbation."""
     adata = simulate_screen(together=together, seed=seed)
-    return adata, adata.obs.groupby(["cell_type", "perturbation"], sort=True).indices
+    rows = adata.obs.groupby(["cell_type", "perturbation"], sort=True).indices
+    return adata, sorted(set(adata.obs["cell_type"])), rows
 
 
 def compare(adata: anndata.AnnData, rows: dict, t: str, n: str, effects: list) -> Task:
@@ -365,8 +364,8 @@ def main() -> None:
         "type": lambda: kang_types(args.held_out, args.type),
         "donor": lambda: kang_donors(args.held_out, args.donors.split(",")),
         "screen": lambda: [f for s in range(1, args.screens + 1) for f in screen(s)],
-        "pair": lambda: [f for s in range(1, args.screens + 1) for f in pairs(s)],
-        "together": lambda: [f for s in range(1, args.screens + 1) for f in pairs(s, 0.7, 2)],
+        "pair": lambda: [f for s in range(1, args.screens + 1) for f in pair(s)],
+        "together": lambda: [f for s in range(1, args.screens + 1) for f in pair(s, 0.7, 2)],
     }
     rows: list[dict[str, object]] = []
     for part in args.parts.split(","):

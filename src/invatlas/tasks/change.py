@@ -24,6 +24,7 @@ from invatlas.data.covariates import MISSING, Covariate
 from invatlas.data.knots import locate, read_numbers
 from invatlas.errors import CovariateError
 from invatlas.model.invae import Model
+from invatlas.model.measured import Additive
 from invatlas.model.priors import Prior, one_hot
 from invatlas.model.transport import Transport
 
@@ -152,18 +153,24 @@ class Moves:
     unknown: torch.Tensor
     error: torch.Tensor
 
-    def draw(self, generator: np.random.Generator) -> Transport:
-        """The transport, its targets as far off as they may be."""
+    def draw(self, generator: np.random.Generator) -> Moves:
+        """The same moves, their targets as far off as they may be."""
         sides = (len(self.unknown), len(self.departures)), self.error.shape
         own, few = (torch.from_numpy(generator.standard_normal(side)).float() for side in sides)
-        return self.transport.shifted(self.unknown * (own @ self.departures) + self.error * few)
+        shift = self.unknown * (own @ self.departures) + self.error * few
+        return replace(self, transport=self.transport.shifted(shift))
 
 
-def move_biology(model: Model, before: Values, after: Values) -> Moves:
+def split_moments(model: Model, values: Values) -> Additive:
+    """Part what the cells of the reference are into what each value adds and the rest."""
+    sizes = [part.shape[1] for part in values.weights]
+    return model.measured.additive(one_hot(model.prior_invariant.combinations, sizes))
+
+
+def move_biology(model: Model, added: Additive, before: Values, after: Values) -> Moves:
     """Moves of z_I, between what the cells of the reference are (model/measured.py)."""
     old, new, kind = _kinds(before, after)
     prior, sizes = model.prior_invariant, [part.shape[1] for part in before.weights]
-    added = model.measured.additive(one_hot(prior.combinations, sizes))
     p, q = (_weigh_combinations(prior, side, sizes) for side in (old, new))
     unknown = 1 - added.coverage(q)
     source = added.weights(old, p)

@@ -23,16 +23,21 @@ import torch
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import Covariate
 from invatlas.errors import CovariateError
-from invatlas.model.priors import one_hot
+from invatlas.model.measured import Additive
 from invatlas.tasks.change import Change, Values
 from invatlas.tasks.explain import express_latents
 
 TOGETHER = "+"
 
 
+def read_parts(text: str) -> list[str]:
+    """What "A+B" is written of, whether or not these are values."""
+    return [part.strip() for part in text.split(TOGETHER)]
+
+
 def find_parts(covariate: Covariate, text: str) -> list[str]:
     """The values that "A+B" is made of; none where it is one value, or no combination of values."""
-    parts = [part.strip() for part in text.split(TOGETHER)]
+    parts = read_parts(text)
     if covariate.knots or len(parts) < 2 or not set(parts) <= set(covariate.categories):
         return []
     return parts
@@ -78,13 +83,15 @@ def check_parts(covariate: Covariate, parts: Sequence[str], now: np.ndarray) -> 
 
 
 @torch.inference_mode()
-def share_of_sum(atlas: Atlas, values: Values, column: int) -> np.ndarray:
+def share_of_sum(atlas: Atlas, added: Additive, values: Values, column: int) -> np.ndarray:
     """Measure s for what cells are now, shape (kind,).
 
     Parameters
     ----------
     atlas
         A fitted atlas.
+    added
+        What its values add (see :func:`~invatlas.tasks.change.split_moments`).
     values
         What the cells are now, biological covariates.
     column
@@ -98,10 +105,8 @@ def share_of_sum(atlas: Atlas, values: Values, column: int) -> np.ndarray:
     }
     if not combined:
         return np.ones(len(values.weights[0]))
-    measured, prior = atlas.model.measured, atlas.model.prior_invariant
-    sizes = [part.shape[1] for part in values.weights]
-    effects = measured.additive(one_hot(prior.combinations, sizes)).values @ measured.mean
-    own = effects.split(sizes)[column]
+    effects = added.values @ atlas.model.measured.mean
+    own = effects.split([part.shape[1] for part in values.weights])[column]
     express = express_latents(atlas)
     kinds = torch.from_numpy(np.concatenate(values.weights, 1)).float()
     now = torch.from_numpy(values.weights[column]).float()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from invatlas.atlas import Atlas
 from invatlas.data.counts import CountSource
 from invatlas.data.genes import GeneOverlap
 from invatlas.errors import CovariateError, SettingsError
+from invatlas.model.measured import Additive
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.annotate import Calling, describe
 from invatlas.tasks.averages import PER
@@ -36,6 +38,7 @@ from invatlas.tasks.change import (
     move_biology,
     move_technique,
     read_values,
+    split_moments,
     technical_codes,
 )
 from invatlas.tasks.combined import check_parts, share_of_sum, split_change
@@ -187,23 +190,51 @@ def _check_fits(atlas: Atlas, others: Sequence[Atlas]) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """What cells are before a change; ``codes`` (cell, covariate) are the technical ones."""
+    """What cells are before a change, each thing read when it is first asked for."""
 
+    atlas: Atlas
+    obs: pd.DataFrame
     biological: Values
-    technical: Values
-    codes: np.ndarray
 
-    def route(self, atlas: Atlas, change: Change) -> Route:
+    @cached_property
+    def technical(self) -> Values:
+        """Technical values."""
+        return read_values(self.atlas.schema.technical, self.obs)
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """Codes of the technical covariates (cell, covariate)."""
+        return self.atlas.schema.encode(self.obs)[1]
+
+    @cached_property
+    def added(self) -> Additive:
+        """What biological values add to z_I."""
+        return split_moments(self.atlas.model, self.biological)
+
+    def route(self, change: Change) -> Route:
         """Where a change takes the cells."""
-        schema, model, moves = atlas.schema, atlas.model, {}
+        schema, model, moves = self.atlas.schema, self.atlas.model, {}
         if any(covariate.name in change for covariate in schema.biological):
             after = apply_change(schema.biological, self.biological, change)
-            moves["invariant"] = move_biology(model, self.biological, after)
+            moves["invariant"] = move_biology(model, self.added, self.biological, after)
         if any(covariate.name in change for covariate in schema.technical):
             after = apply_change(schema.technical, self.technical, change, model.prior_spurious)
             moves["spurious"] = move_technique(model, self.technical, after)
         told = technical_codes(schema.technical, self.codes, change)
         return Route(moves, torch.from_numpy(told))
+
+    def share(self, name: str, parts: Sequence[str]) -> torch.Tensor:
+        """How much of the sum of some values' effects there is (cell,); technical ones add."""
+        schema = self.atlas.schema
+        biological = name in [covariate.name for covariate in schema.biological]
+        covariates = schema.biological if biological else schema.technical
+        now = self.biological if biological else self.technical
+        column = [covariate.name for covariate in covariates].index(name)
+        check_parts(covariates[column], parts, now.weights[column])
+        share = np.ones(len(now.weights[column]))
+        if biological:
+            share = share_of_sum(self.atlas, self.added, now, column)
+        return torch.from_numpy(share[now.kind]).float()
 
 
 def _plan(
@@ -211,32 +242,16 @@ def _plan(
 ) -> tuple[Action, np.ndarray]:
     """What happens to the cells, and which of them the atlas knows enough of."""
     schema = atlas.schema
-    start = Start(
-        read_values(schema.biological, obs, called),
-        read_values(schema.technical, obs),
-        schema.encode(obs)[1],
-    )
+    start = Start(atlas, obs, read_values(schema.biological, obs, called))
     known = start.biological.known
     if any(covariate.name in change for covariate in schema.technical):
         known = known & start.technical.known
     single, combined = split_change(schema.covariates, change)
     parts = []
     for name, values in combined.items():
-        share = _share_parts(atlas, start, name, values)
-        parts += [(share, start.route(atlas, {**single, name: value})) for value in values]
-    return Action(torch.from_numpy(start.codes), start.route(atlas, single), tuple(parts)), known
-
-
-def _share_parts(atlas: Atlas, start: Start, name: str, parts: Sequence[str]) -> torch.Tensor:
-    """How much of the sum of some values' effects there is, shape (cell,); technical ones add."""
-    schema = atlas.schema
-    biological = name in [covariate.name for covariate in schema.biological]
-    covariates = schema.biological if biological else schema.technical
-    now = start.biological if biological else start.technical
-    column = [covariate.name for covariate in covariates].index(name)
-    check_parts(covariates[column], parts, now.weights[column])
-    share = share_of_sum(atlas, now, column) if biological else np.ones(len(now.weights[column]))
-    return torch.from_numpy(share[now.kind]).float()
+        share = start.share(name, values)
+        parts += [(share, start.route({**single, name: value})) for value in values]
+    return Action(torch.from_numpy(start.codes), start.route(single), tuple(parts)), known
 
 
 def _check_names(atlas: Atlas, change: Change) -> None:

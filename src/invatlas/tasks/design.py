@@ -25,6 +25,7 @@ from invatlas.atlas import Atlas
 from invatlas.data.columns import text_values
 from invatlas.data.covariates import Covariate
 from invatlas.errors import CovariateError, SettingsError
+from invatlas.tasks.combined import read_parts
 from invatlas.tasks.embed import embed
 from invatlas.tasks.prior_effects import Measured, Weights, fit_effects, predict
 from invatlas.tasks.samples import name_donor
@@ -236,7 +237,7 @@ def _weigh_codes(covariate: Covariate, codes: np.ndarray) -> np.ndarray:
 
 def _split(text: str, known: Collection[str]) -> list[str]:
     """The parts of "A+B", of which a value of that name is made too where the parts are known."""
-    parts = [part.strip() for part in text.split("+")]
+    parts = read_parts(text)
     return parts if text not in known or set(parts) <= set(known) else [text]
 
 

@@ -76,10 +76,7 @@ class Route:
 
     def draw(self, generator: np.random.Generator) -> Route:
         """The same route, its ends as far off as they may be."""
-        drawn = {
-            which: replace(moves, transport=moves.draw(generator))
-            for which, moves in self.moves.items()
-        }
+        drawn = {which: moves.draw(generator) for which, moves in self.moves.items()}
         return replace(self, moves=drawn)
 
     def decode(self, model: Model, z: dict[str, Tensor], rows: np.ndarray) -> Tensor:
