@@ -11,8 +11,9 @@ from anndata import AnnData
 
 import invatlas as ia
 from invatlas.data.counts import CountSource
-from invatlas.tasks.expression import TECHNICAL_VALUES, profile
-from invatlas.tasks.groups import choose_cells, take_samples
+from invatlas.tasks.differential import compare_profiles
+from invatlas.tasks.expression import TECHNICAL_VALUES, Profiles, profile
+from invatlas.tasks.groups import Samples, choose_cells, take_samples
 
 ILL = {"cell_type": "type_1", "disease": "disease_1"}
 WELL = {"cell_type": "type_1", "disease": "healthy"}
@@ -98,6 +99,21 @@ def test_what_the_model_missed_is_put_back(study: AnnData, atlas: ia.Atlas) -> N
     np.testing.assert_allclose(
         twice.log_expression(0.0) - right.log_expression(0.0), np.log(2), atol=1e-9
     )
+
+
+@pytest.mark.parametrize(("depth", "found"), [(1, 0), (10_000, 10)])
+def test_donors_alike_in_the_model_are_not_surer_than_their_counts(depth: int, found: int) -> None:
+    """Ten genes twice as high in the model, without spread; a few counts cannot say so."""
+    first = np.arange(8) < 4
+    expected = np.full((8, 60), float(depth))
+    expected[:4, :10] *= 2
+    profiles = Profiles(expected, expected, expected, expected.sum(1))
+    names = np.arange(8).astype(str).astype(object)
+    samples = Samples(np.arange(8), first, names, paired=False)
+    table = compare_profiles(
+        profiles, samples, np.ones(60, dtype=bool), np.arange(60).astype(str), 0.25
+    )
+    assert (table["probability"] > 0.9).sum() == found
 
 
 def test_donors_in_both_groups_are_compared_with_themselves(study: AnnData) -> None:

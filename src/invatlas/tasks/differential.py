@@ -6,6 +6,9 @@ by the model; groups are compared by these, and gene_effects.py says how likely 
 larger than a threshold ("change" in Boyeau et al. 2019, bioRxiv 794289), in base 2:
 
     lfc_g = mean_{s in 1} y_sg - mean_{s in 2} y_sg     or the mean of y_1 - y_2 within donors
+    se_g^2 = max{moderated variance over donors, 1 / (c + X_1g) + 1 / (c + X_2g)}
+
+with X the counts of a group: donors whose cells the model drew together look too much alike.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from invatlas.atlas import Atlas
 from invatlas.data.counts import check_cells, sum_counts
 from invatlas.errors import SettingsError
 from invatlas.tasks.embed import MINIMUM_OVERLAP, find_counted, match_counts
-from invatlas.tasks.expression import profile
+from invatlas.tasks.expression import Profiles, profile
 from invatlas.tasks.gene_effects import expected_false_discoveries, moderate, shrink
 from invatlas.tasks.groups import Group, Samples, choose_cells, take_samples
 from invatlas.tasks.pseudobulk import compare_pseudobulk
@@ -111,13 +114,20 @@ def differential_expression(
         table = compare_pseudobulk(counts, samples, genes, threshold)
     else:
         technical = atlas.schema.encode(adata.obs)[1]
-        y = profile(atlas, source, technical, cells, n_samples).log_expression()[:, counted]
-        table = _compare(y / np.log(2), samples, genes, threshold)
+        profiles = profile(atlas, source, technical, cells, n_samples)
+        table = compare_profiles(profiles, samples, counted, genes, threshold)
     return table.sort_values("false_discovery_rate", kind="stable")
 
 
-def _compare(y: np.ndarray, samples: Samples, genes: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Compare y (sample, gene), in base 2."""
+def compare_profiles(
+    profiles: Profiles,
+    samples: Samples,
+    counted: np.ndarray,
+    genes: np.ndarray,
+    threshold: float,
+) -> pd.DataFrame:
+    """Compare y of the genes that were counted, (gene,) bool, in base 2."""
+    y = profiles.log_expression()[:, counted] / np.log(2)
     y_1, y_2 = y[samples.first], y[~samples.first]
     estimate = y_1.mean(0) - y_2.mean(0)
     if samples.paired:
@@ -126,7 +136,10 @@ def _compare(y: np.ndarray, samples: Samples, genes: np.ndarray, threshold: floa
     else:
         degrees, v = len(y) - 2, 1 / len(y_1) + 1 / len(y_2)
         variance = (len(y_1) * y_1.var(0) + len(y_2) * y_2.var(0)) / degrees
-    effects = shrink(estimate, np.sqrt(v * moderate(variance, degrees)), degrees, threshold)
+    groups = samples.first, ~samples.first
+    least = sum(profiles.least_variance(group)[counted] for group in groups) / np.log(2) ** 2
+    error = np.sqrt(np.maximum(v * moderate(variance, degrees), least))
+    effects = shrink(estimate, error, degrees, threshold)
     return pd.DataFrame(
         {
             "share_1": np.exp2(y_1.mean(0)),

@@ -10,7 +10,11 @@
 A technical effect that is additive in the logits drops out of B, and the last term puts back
 what the model missed: a decoder smooths over donors, so B alone would make them look more alike
 than they are. With c counts added, a gene seldom counted stays near what the model says; small c
-is bare counts, large c the model alone.
+is bare counts, large c the model alone. Where a type is rare, z_I was learnt from the cells that
+are compared, and what they have in common by chance is in B for all of their donors. So the mean
+of y over the samples of a group is not trusted more than a Poisson count of the group would be:
+
+    var(mean_{s in G} y_s) >= 1 / (c + sum_{s in G} X_s)
 """
 
 from __future__ import annotations
@@ -47,6 +51,11 @@ class Profiles:
         missed = np.log((self.counted + added) / (self.expected + added))
         log_y: np.ndarray = np.log(self.biological / self.library_size[:, None]) + missed
         return log_y
+
+    def least_variance(self, group: np.ndarray, added: float = ADDED_COUNTS) -> np.ndarray:
+        """Bound on the variance of the mean of y over some samples, (sample,) bool; (gene,)."""
+        least: np.ndarray = 1 / (self.counted[group].sum(0) + added)
+        return least
 
 
 @torch.inference_mode()
