@@ -84,34 +84,42 @@ def lasso(
     regression with one row left out. A row in which the target itself was intervened on says
     nothing of its regulators and is left out. ``on_gene`` is called before every target.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LassoCV, LassoLarsCV
-    from sklearn.model_selection import KFold
+    from threadpoolctl import threadpool_limits
 
     y, slope, held = _join_equations(experiments)
     taus = _decay_times(experiments)
     scores = np.zeros((y.shape[1], y.shape[1]))
-    for target in range(y.shape[1]):
-        on_gene()
-        sources, rows = _other_regulators(experiments, target), ~held[:, target]
-        if not len(sources) or rows.sum() < FOLDS:
-            continue
-        x = _standardise(y[np.ix_(rows, sources)])
-        sides = y[rows, target, None] + taus * slope[rows, target, None]
-        side = _standardise(sides[:, [_choose_decay_time(x, sides, taus)]])[:, 0]
-        largest = np.abs(x.T @ side).max() / len(side)
-        if largest <= 0:
-            continue
-        folds = KFold(FOLDS, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            search = (
-                LassoCV(alphas=largest * PENALTIES, cv=folds, tol=TOLERANCE)
-                if len(sources) <= MANY_GENES
-                else LassoLarsCV(cv=folds, max_iter=MOST_EDGES)
-            )
-            scores[sources, target] = search.fit(x, side).coef_
+    with threadpool_limits(1, "blas"):  # products are too small to share
+        for target in range(y.shape[1]):
+            on_gene()
+            sources, rows = _other_regulators(experiments, target), ~held[:, target]
+            if len(sources) and rows.sum() >= FOLDS:
+                sides = y[rows, target, None] + taus * slope[rows, target, None]
+                x = _standardise(y[np.ix_(rows, sources)])
+                scores[sources, target] = _search_penalty(x, sides, taus, seed)
     return scores
+
+
+def _search_penalty(x: FloatArray, sides: FloatArray, taus: FloatArray, seed: int) -> FloatArray:
+    """Coefficients (regulator,) of the lasso of one target; ``sides`` is (row, tau)."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LassoCV, LassoLarsCV
+    from sklearn.model_selection import KFold
+
+    side = _standardise(sides[:, [_choose_decay_time(x, sides, taus)]])[:, 0]
+    largest = np.abs(x.T @ side).max() / len(side)
+    if largest <= 0:
+        return np.zeros(x.shape[1])
+    folds = KFold(FOLDS, shuffle=True, random_state=seed)
+    search = (
+        LassoCV(alphas=largest * PENALTIES, cv=folds, tol=TOLERANCE)
+        if x.shape[1] <= MANY_GENES
+        else LassoLarsCV(cv=folds, max_iter=MOST_EDGES)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        coefficients: FloatArray = search.fit(x, side).coef_
+    return coefficients
 
 
 def knockout_zscore(experiments: Experiments) -> FloatArray:
