@@ -76,6 +76,8 @@ def test_cells_that_have_a_part_already_are_refused() -> None:
     check_parts(PERTURBATION, ["B", "C"], now)
     with pytest.raises(CovariateError, match=r"become 'A\+C', and some cells have one of these"):
         check_parts(PERTURBATION, ["A", "C"], now)
+    with pytest.raises(CovariateError, match=r"'B\+B', which names a value twice"):
+        check_parts(PERTURBATION, ["B", "B"], now)
 
 
 @pytest.mark.parametrize("h", [0.4, 1.0, 1.3])

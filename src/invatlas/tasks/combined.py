@@ -68,13 +68,18 @@ def split_change(
 
 
 def check_parts(covariate: Covariate, parts: Sequence[str], now: np.ndarray) -> None:
-    """Refuse cells, weights of the values (kind, value), that have one of the parts already.
+    """Refuse parts named twice, and cells (kind, value) that have one of them already.
 
     Raises
     ------
     CovariateError
         If there are any.
     """
+    if len(set(parts)) < len(parts):
+        raise CovariateError(
+            f"{covariate.name} is to become {TOGETHER.join(parts)!r}, which names a value twice; "
+            "name each value once."
+        )
     if (now[:, [covariate.categories.index(part) for part in parts]] > 0).any():
         raise CovariateError(
             f"{covariate.name} is to become {TOGETHER.join(parts)!r}, and some cells have one of "
