@@ -88,7 +88,7 @@ class Settings:
     technical_in_decoder: bool = True
     divergence_weight: float = 0.1
     classification_weight: float = 100.0
-    dependence_weight: float = 100.0
+    dependence_weight: float = 200.0
     spurious_dependence_weight: float = 20.0
     shrinkage_weight: float = 0.01
     epochs: int | None = None
