@@ -12,9 +12,11 @@ from torch.distributions import NegativeBinomial
 
 from invatlas.data.minibatch import SparseCounts
 from invatlas.model.kernels import (
-    digamma,
+    energy_contrast,
     gaussian_evidence,
     negative_binomial_nll,
+    rising_logarithm,
+    rising_reciprocal,
     sparse_linear,
 )
 
@@ -198,11 +200,17 @@ def test_sparse_linear_takes_a_gradient_that_is_not_contiguous() -> None:
     torch.testing.assert_close(weight.grad, expected)
 
 
-def test_digamma_is_scipys() -> None:
-    x = torch.logspace(-3, 7, 10_000, dtype=torch.float64)
-    expected = scipy.special.digamma(x.numpy())
-    np.testing.assert_allclose(digamma(x).numpy(), expected, rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(digamma(x.float()).numpy(), expected, rtol=2e-6, atol=2e-6)
+@pytest.mark.parametrize("level", [-7.0, 0.0, 12.0])
+def test_looked_up_sums_are_differences_of_scipys_functions(level: float) -> None:
+    x = np.array([[1.0, 2, 11, 12, 13, 14, 500]]).T + np.zeros(3)
+    log_theta = level + 0.3 * draw(3, seed=2)
+    theta, counts = log_theta.exp(), lay_out(x)
+    for found, function in (
+        (rising_logarithm(theta, counts), scipy.special.gammaln),
+        (rising_reciprocal(theta, counts), scipy.special.digamma),
+    ):
+        expected = function(x + theta.numpy()) - function(theta.numpy())
+        np.testing.assert_allclose(found.view(x.shape), expected, rtol=1e-8, atol=1e-9)
 
 
 def test_gaussian_evidence_is_the_density_of_the_sum() -> None:
@@ -220,3 +228,22 @@ def test_gradient_of_the_gaussian_evidence_is_exact() -> None:
     variances = [draw(5, 3, seed=2).exp(), draw(4, 3, seed=4).exp()]
     v_q, v_d = (v.detach().requires_grad_() for v in variances)
     assert torch.autograd.gradcheck(gaussian_evidence, (means[0], v_q, means[1], v_d))
+
+
+def test_energy_contrast_is_its_definition_and_its_gradient_holds_the_spread() -> None:
+    z, partners = draw(5, 3).requires_grad_(), draw(5, 8, 3, seed=2)
+    enough = torch.tensor([True, True, False, True, False])
+    distance = (z[:, None] - partners).norm(dim=2)[enough]
+    here, elsewhere = distance.chunk(2, 1)
+    expected = (elsewhere - here).sum() / (5 * 4 * distance.mean().detach())
+    found = energy_contrast(z, partners, enough)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(value, z)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    assert not gradients[0][~enough].any()
+
+
+def test_energy_contrast_of_equal_cells_has_a_finite_gradient() -> None:
+    z = torch.zeros(3, 2, requires_grad=True)
+    energy_contrast(z, torch.zeros(3, 4, 2), torch.ones(3, dtype=torch.bool)).backward()
+    assert torch.equal(z.grad, torch.zeros(3, 2))

@@ -98,8 +98,13 @@ class SparseCounts:
         )
 
     def prepare(self) -> None:
-        """Make the layout by gene now, in this thread, rather than when a gradient asks for it."""
-        _ = self.by_gene
+        """Make what a gradient asks for now, in this thread, rather than when it does."""
+        _ = self.by_gene, self.place
+
+    @cached_property
+    def place(self) -> Int[Tensor, " nonzero"]:
+        """Where every nonzero stands in a dense matrix that is read row by row; made once."""
+        return torch.from_numpy(self.cells.numpy() * self.n_genes + self.genes.numpy())
 
     @cached_property
     def log_factorials(self) -> Float[Tensor, " cell"]:
@@ -115,6 +120,14 @@ class SparseCounts:
         return SparseCounts(
             self.values[some], cells, genes, self.cell_starts[:n_cells], self.n_genes
         )
+
+    def nonzeros_of(self, cells: slice) -> slice:
+        """Where the nonzeros of some neighbouring cells stand."""
+        start, end = (
+            len(self.values) if cell >= self.n_cells else int(self.cell_starts[cell])
+            for cell in (cells.start, cells.stop)
+        )
+        return slice(start, end)
 
     def sum_by_cell(self, values: Float[Tensor, " nonzero"]) -> Float[Tensor, " cell"]:
         """Sum of what stands at the nonzeros of each cell."""

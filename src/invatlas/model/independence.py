@@ -30,6 +30,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from invatlas.model.kernels import energy_contrast
+
 COMPARED_CELLS = 256
 REMEMBERED_CELLS = 8192
 DRAWS = 32
@@ -104,10 +106,8 @@ def dependence(
         return total
     for c in range(e.shape[1]):
         drawn, enough = draw_partners(d, e[:, c], recent.d, recent.e[:, c])
-        distance = torch.linalg.vector_norm(z[:, None] - recent.z[drawn], dim=2) * enough[:, None]
-        here, elsewhere = distance.sum(0).view(2, DRAWS).sum(1)
-        spread = (here + elsewhere).detach() / (2 * enough.sum()).clamp_min(1)
-        total = total + (elsewhere - here) / (len(z) * spread.clamp_min(1e-12))
+        partners = recent.z.index_select(0, drawn.view(-1)).view(*drawn.shape, -1)
+        total = total + energy_contrast(z, partners, enough)
     return total
 
 
@@ -125,12 +125,10 @@ def draw_partners(
     keys, order = (recent_d * width + recent_e + 1).sort()
     bounds = torch.stack([d * width + 1, d * width + e + 1, d * width + e + 2, (d + 1) * width])
     class_start, start, end, class_end = torch.searchsorted(keys, bounds)
-    n_here = end - start
-    n_elsewhere = class_end - class_start - n_here
-    enough = (n_here >= FEWEST) & (n_elsewhere >= FEWEST) & (e >= 0)
-    share = torch.rand(2, len(d), DRAWS)
-    here = start[:, None] + (share[0] * n_here[:, None]).long()
-    elsewhere = class_start[:, None] + (share[1] * n_elsewhere[:, None]).long()
-    elsewhere += n_here[:, None] * (elsewhere >= start[:, None])
+    n = torch.stack([end - start, class_end - class_start - (end - start)])
+    enough = (n >= FEWEST).all(0) & (e >= 0)
+    first = torch.stack([start, class_start])
+    here, elsewhere = first[:, :, None] + (torch.rand(2, len(d), DRAWS) * n[:, :, None]).long()
+    elsewhere += n[0, :, None] * (elsewhere >= start[:, None])
     drawn = torch.cat([here, elsewhere], 1).clamp_max(len(keys) - 1)
     return order[drawn], enough

@@ -146,7 +146,7 @@ class Encoder(nn.Module):
         if n := len(self.laboratories):
             ratios = self.laboratories.view(-1)
             starts = counts.n_genes * torch.randint(n, (2, counts.n_cells), device=noise.device)
-            here, there = starts.index_select(1, counts.cells) + counts.genes
+            here, there = (row.index_select(0, counts.cells).add_(counts.genes) for row in starts)
             noise = noise + (ratios.index_select(0, here) - ratios.index_select(0, there))
         return noise
 

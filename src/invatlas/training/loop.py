@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from invatlas.data.minibatch import Cells, Minibatch, count_minibatches, prefetched, shuffled
@@ -191,9 +192,7 @@ class Descent:
                 self._refuse(objective, terms, f"epoch {epoch}, minibatch {number}", minibatch)
             self.optimiser.zero_grad(set_to_none=True)
             objective.backward()
-            norm = torch.nn.utils.clip_grad_norm_(
-                self.model.parameters(), self.settings.gradient_norm
-            )
+            norm = clip_gradient(list(self.model.parameters()), self.settings.gradient_norm)
             if not torch.isfinite(norm):
                 self._refuse(
                     norm, {"gradient": norm}, f"epoch {epoch}, minibatch {number}", minibatch
@@ -232,6 +231,14 @@ class Descent:
             f"The objective is {value.item()} in {place} ({', '.join(bad)}). "
             f"{self.describe(minibatch.rows)} A smaller learning_rate often helps."
         )
+
+
+def clip_gradient(parameters: list[Tensor], limit: float) -> Float[Tensor, ""]:
+    """Scale a gradient down to a norm, and return the norm it had; a shorter one is left alone."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if norm > limit:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
 
 
 class Means:
