@@ -244,12 +244,13 @@ class _EnergyContrast(torch.autograd.Function):
             weight = distance.clamp_min_(1e-12).reciprocal_().mul_((counted * scale)[:, None])
             weight[:, : weight.shape[1] // 2].neg_()
             ctx.save_for_backward(difference.mul_(weight[:, :, None]).sum(1))
-        return (elsewhere - here) * scale
+        contrast: Tensor = (elsewhere - here) * scale
+        return contrast
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        pull: Tensor = ctx.saved_tensors[0]
+        (pull,) = ctx.saved_tensors
         return pull * gradient, None, None
 
 
