@@ -13,6 +13,8 @@ are therefore judged together where there are enough of them, in samples of at m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -26,6 +28,8 @@ FLATTENING = 4.0
 POOLED_CELLS = 8
 SAMPLE = 1000
 CHUNK = 256  # cells whose distances stay near the processor
+GROUPS_EACH = 4  # groups for each of the smallest that are sought
+VECTOR = 32  # entries that are compared at once
 
 
 def flat_entropy(log_p: Float[Tensor, "cell combination"]) -> Float[Tensor, " cell"]:
@@ -42,9 +46,8 @@ def landmark_distance(
     pieces = []
     with quick_products():
         for some in z.split(CHUNK):
-            squares = _relative_squares(some, landmarks)
-            squares.numpy().partition(n - 1, axis=1)  # torch's topk takes ten times as long
-            nearest = squares[:, :n] + some.square().sum(1, keepdim=True)
+            near = find_nearest(_relative_squares(some, landmarks), n)
+            nearest = torch.from_numpy(near.smallest) + some.square().sum(1, keepdim=True)
             pieces.append(nearest.clamp_min(0).sqrt().mean(1))
     return torch.cat(pieces)
 
@@ -71,13 +74,50 @@ def pooled(
     with quick_products():
         for k in range(samples):
             some = order[k::samples]
-            squares = _relative_squares(z[some], z[some]).numpy()
-            n = min(POOLED_CELLS, len(some))
-            eighth = np.partition(squares, n - 1, axis=1)[:, n - 1 : n]
-            cells, near = np.divmod(np.flatnonzero(squares <= eighth), len(some))
-            sums = np.bincount(cells, scores[some].numpy()[near]) / np.bincount(cells)
-            result[some] = torch.from_numpy(sums).to(result.dtype)
+            near = find_nearest(_relative_squares(z[some], z[some]), min(POOLED_CELLS, len(some)))
+            sums = np.bincount(near.rows, scores[some].numpy()[near.columns])
+            result[some] = torch.from_numpy(sums / np.bincount(near.rows)).to(result.dtype)
     return result
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The smallest entries of each row.
+
+    Attributes
+    ----------
+    rows, columns
+        Places of all entries up to the k-th smallest of their row, ties of it too, row by row.
+    smallest
+        The k smallest of each row in any order, shape (row, k).
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    smallest: np.ndarray
+
+
+def find_nearest(squares: Float[Tensor, "cell other"], k: int) -> Nearest:
+    """Find the k smallest of each row, at a third of what a partition of whole rows takes.
+
+    The k-th smallest of the minima of groups is no less than the k-th smallest of all, and hardly
+    more entries are below it where groups are many.
+    """
+    n_rows, n_columns = squares.shape
+    groups = min(n_columns, -(-GROUPS_EACH * k // VECTOR) * VECTOR)
+    width = n_columns // groups
+    minima = squares[:, : groups * width].unflatten(1, (width, groups)).amin(1).numpy()
+    bound = np.partition(minima, k - 1, axis=1)[:, k - 1 : k]
+    entries = squares.numpy()
+    places = np.flatnonzero(entries <= bound)
+    values, (rows, columns) = entries.reshape(-1)[places], np.divmod(places, n_columns)
+    found = np.bincount(rows, minlength=n_rows)
+    rank = np.arange(len(rows)) - np.repeat(found.cumsum() - found, found)
+    few = np.full((n_rows, found.max(initial=k)), np.inf, entries.dtype)
+    few[rows, rank] = values
+    few.partition(k - 1, axis=1)
+    kept = values <= few[rows, k - 1]
+    return Nearest(rows[kept], columns[kept], few[:, :k])
 
 
 def _relative_squares(z: Tensor, others: Tensor) -> Tensor:
