@@ -40,7 +40,6 @@ the cells that have enough of them, in units of their mean distance S, which is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -118,62 +117,45 @@ class _NegativeBinomial(torch.autograd.Function):
             x_h = x_mu[some] / (x_theta[some] + x_mu[some])
             h.view(-1).index_add_(0, place, x_h.sub_(1).mul_(x[some]))
             h.addcmul_(mu, (h.sum(1) / library_size[cells])[:, None], value=-1)
-        if ctx.needs_input_grad[2]:
-            x_by_theta = (x / (x_theta + x_mu)).sub_(rising_reciprocal(theta, counts))
-            ctx.x_by_theta = x_by_theta.mul_(x_theta)
-        ctx.save_for_backward(by_logit, by_theta)
+        logarithms, reciprocals = rising_sums(theta, counts)
+        x_by_theta = (x / (x_theta + x_mu)).sub_(reciprocals).mul_(x_theta)
+        ctx.save_for_backward(by_logit, by_theta, x_by_theta)
         ctx.counts = counts
         log_x_mu = x_mu.clamp_min_(torch.finfo(x.dtype).tiny).log_()
         terms = x_log_ratio.add_(x_theta.log_()).sub_(log_x_mu).mul_(x)
-        terms.sub_(rising_logarithm(theta, counts))
-        return nll.add_(counts.sum_by_cell(terms)).add_(counts.log_factorials)
+        return nll.add_(counts.sum_by_cell(terms.sub_(logarithms))).add_(counts.log_factorials)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
-        by_logit, by_theta = ctx.saved_tensors
+        by_logit, by_theta, x_by_theta = ctx.saved_tensors
         counts: SparseCounts = ctx.counts
         log_theta_gradient = None
         if ctx.needs_input_grad[2]:
-            x_terms = ctx.x_by_theta * gradient.index_select(0, counts.cells)
+            x_terms = x_by_theta * gradient.index_select(0, counts.cells)
             log_theta_gradient = (gradient @ by_theta).index_add_(0, counts.genes, x_terms)
         return by_logit * gradient[:, None], None, log_theta_gradient, None
 
 
-NEAR_CELLS = 64  # whose matrices stay near the processor
+NEAR_CELLS = 128  # whose matrices stay near the processor
 SMALL = 12  # counts up to this are looked up
 
 
-def rising_logarithm(theta: Float[Tensor, " gene"], counts: SparseCounts) -> Tensor:
-    """Sum_{k<x} log(theta + k) at every nonzero: lgamma(x + theta) - lgamma(theta)."""
-    return _look_up(_steps(theta).log_(), counts, torch.lgamma, theta)
-
-
-def rising_reciprocal(theta: Float[Tensor, " gene"], counts: SparseCounts) -> Tensor:
-    """Sum_{k<x} 1 / (theta + k) at every nonzero: digamma(x + theta) - digamma(theta)."""
-    return _look_up(_steps(theta).reciprocal_(), counts, torch.digamma, theta)
-
-
-def _steps(theta: Tensor) -> Float[Tensor, "step gene"]:
-    return theta + torch.arange(SMALL, dtype=theta.dtype, device=theta.device)[:, None]
-
-
-def _look_up(
-    steps: Float[Tensor, "step gene"],
-    counts: SparseCounts,
-    beyond: Callable[[Tensor], Tensor],
-    theta: Float[Tensor, " gene"],
-) -> Float[Tensor, " nonzero"]:
-    """Sums of the first x steps of each nonzero's gene; of larger counts by what is summed."""
+def rising_sums(
+    theta: Float[Tensor, " gene"], counts: SparseCounts
+) -> tuple[Float[Tensor, " nonzero"], Float[Tensor, " nonzero"]]:
+    """Sum_{k<x} log(theta + k) and sum_{k<x} 1 / (theta + k) at every nonzero."""
     x, genes = counts.values, counts.genes
-    table = steps.cumsum(0).view(-1)
-    row = (x.clamp_max(SMALL) - 1).int()
-    sums: Tensor = table.index_select(0, row.mul_(counts.n_genes).add_(genes))
+    steps = theta + torch.arange(SMALL, dtype=theta.dtype, device=theta.device)[:, None]
+    place = (x.clamp_max(SMALL) - 1).int().mul_(counts.n_genes).add_(genes)
     large = (x > SMALL).nonzero()[:, 0]
-    if len(large):
-        x_theta = theta.index_select(0, genes.index_select(0, large))
-        sums[large] = beyond(x.index_select(0, large) + x_theta) - beyond(x_theta)
-    return sums
+    start = theta.index_select(0, genes.index_select(0, large))
+    end = x.index_select(0, large).add_(start)
+    sums = []
+    for step, whole in ((steps.log(), torch.lgamma), (steps.reciprocal(), torch.digamma)):
+        looked_up = step.cumsum(0).view(-1).index_select(0, place)
+        sums.append(looked_up.index_copy_(0, large, whole(end) - whole(start)))
+    return sums[0], sums[1]
 
 
 def negative_binomial_nll(
