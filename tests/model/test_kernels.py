@@ -13,6 +13,7 @@ from torch.distributions import NegativeBinomial
 from invatlas.data.minibatch import SparseCounts
 from invatlas.model.kernels import (
     energy_contrast,
+    expected_log_density,
     gaussian_evidence,
     negative_binomial_nll,
     rising_sums,
@@ -244,3 +245,21 @@ def test_energy_contrast_of_equal_cells_has_a_finite_gradient() -> None:
     z = torch.zeros(3, 2, requires_grad=True)
     energy_contrast(z, torch.zeros(3, 4, 2), torch.ones(3, dtype=torch.bool)).backward()
     assert torch.equal(z.grad, torch.zeros(3, 2))
+
+
+def test_expected_log_density_is_that_of_torch_distributions() -> None:
+    m, v, m_d, log_v_d = (
+        draw(5, 3),
+        draw(5, 3, seed=2).exp(),
+        draw(4, 3, seed=3),
+        draw(4, 3, seed=4),
+    )
+    found = expected_log_density(m * m + v, m, m_d, log_v_d)
+    normal = torch.distributions.Normal(m_d, (log_v_d / 2).exp())
+    at_mean = normal.log_prob(m[:, None]).sum(2)
+    torch.testing.assert_close(found, at_mean - 0.5 * v @ (-log_v_d).exp().T)
+
+
+def test_gradient_of_the_expected_log_density_is_exact() -> None:
+    leaves = [draw(5, 3).square(), draw(5, 3, seed=2), draw(4, 3, seed=3), draw(4, 3, seed=4)]
+    assert torch.autograd.gradcheck(expected_log_density, [x.requires_grad_() for x in leaves])

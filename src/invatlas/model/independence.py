@@ -123,7 +123,9 @@ def draw_partners(
     """
     width = int(torch.maximum(e.max(), recent_e.max())) + 2  # a missing value is the first
     keys, order = (recent_d * width + recent_e + 1).sort()
-    bounds = torch.stack([d * width + 1, d * width + e + 1, d * width + e + 2, (d + 1) * width])
+    low = d * width
+    own = low + e + 1
+    bounds = torch.stack([low + 1, own, own + 1, low + width])
     class_start, start, end, class_end = torch.searchsorted(keys, bounds)
     n = torch.stack([end - start, class_end - class_start - (end - start)])
     enough = (n >= FEWEST).all(0) & (e >= 0)

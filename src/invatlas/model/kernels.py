@@ -1,4 +1,4 @@
-"""Four exact kernels. Two touch the nonzero counts only where the mathematics allows it.
+"""Five exact kernels. Two touch the nonzero counts only where the mathematics allows it.
 
 First layer, with x sparse (cell, gene) and W (gene, hidden):
 
@@ -29,6 +29,15 @@ Gaussian evidence of class d for the posterior of a cell, V = v_q + v_d, r = (m_
 
     E = log N(m_q; m_d, V) = - 1/2 sum_latent [r (m_q - m_d) + log V + log 2 pi]
     dE/dm_q = -dE/dm_d = -r        dE/dv_q = dE/dv_d = (r^2 - 1 / V) / 2
+
+Expected log-density of class d for the first two moments of the latents of a cell, M = E z and
+S = E z^2, with precision P = 1 / v_d; G is the gradient that comes back, g its sum over cells:
+
+    L        = E log N(z; m_d, v_d)
+             = - 1/2 sum_latent [P (S - 2 m_d M + m_d^2) + log v_d + log 2 pi]
+    dS       = - G P / 2                    dM = G (m_d P)
+    dm_d     = P (G^T M - g m_d)
+    dlog v_d = [P (G^T S - 2 m_d G^T M + g m_d^2) - g] / 2
 
 Contrast of the distances of n cells to k partners elsewhere (s_j = 1) and k here (s_j = -1), for
 the cells that have enough of them, in units of their mean distance S, which is held:
@@ -211,6 +220,38 @@ def gaussian_evidence(
     """Log E_q N(z; m_d, v_d) of diagonal Gaussians, in nats."""
     evidence: Tensor = _GaussianEvidence.apply(m_q, v_q, m_d, v_d)
     return evidence
+
+
+class _ExpectedLogDensity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, m: Tensor, m_d: Tensor, log_v_d: Tensor) -> Tensor:
+        p = log_v_d.neg().exp_()
+        slope = m_d * p
+        constant = (m_d * slope).add_(log_v_d).sum(1).add_(m.shape[1] * math.log(2 * math.pi))
+        expected = torch.addmm(constant, s, p.T).addmm_(m, slope.T, alpha=-2).mul_(-0.5)
+        ctx.save_for_backward(s, m, m_d, p, slope)
+        return expected
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        s, m, m_d, p, slope = ctx.saved_tensors
+        total = gradient.sum(0)[:, None]
+        by_m = gradient.T @ m
+        by_m_d = by_m.sub(total * m_d)
+        by_log_v_d = (gradient.T @ s).sub_(m_d * (by_m + by_m_d)).mul_(p).sub_(total).mul_(0.5)
+        return (gradient @ p).mul_(-0.5), gradient @ slope, by_m_d.mul_(p), by_log_v_d
+
+
+def expected_log_density(
+    second_moment: Float[Tensor, "cell latent"],
+    mean: Float[Tensor, "cell latent"],
+    m_d: Float[Tensor, "combination latent"],
+    log_v_d: Float[Tensor, "combination latent"],
+) -> Float[Tensor, "cell combination"]:
+    """E log N(z; m_d, v_d) for the first two moments of z, in nats."""
+    expected: Tensor = _ExpectedLogDensity.apply(second_moment, mean, m_d, log_v_d)
+    return expected
 
 
 class _EnergyContrast(torch.autograd.Function):

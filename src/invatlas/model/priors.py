@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from invatlas.model.kernels import gaussian_evidence
+from invatlas.model.kernels import expected_log_density, gaussian_evidence
 from invatlas.model.random_effects import RandomEffects
 
 ROUGHNESS = 10.0  # of a scale's second differences, against the squared interaction
@@ -72,7 +72,7 @@ class ConditionalGaussians:
 
     def log_prob(self, z: Float[Tensor, "cell latent"]) -> Float[Tensor, "cell combination"]:
         """Log-density p(z | d) in nats."""
-        return self._expected_log_prob(z.square(), z)
+        return expected_log_density(z.square(), z, self.mean, self.log_variance)
 
     def divergence(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
         """KL(q || p(z | d)) in nats."""
@@ -81,18 +81,8 @@ class ConditionalGaussians:
 
     def expected_log_prob(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
         """E_q log p(z | d) in nats."""
-        return self._expected_log_prob(q.mean.square() + q.variance, q.mean)
-
-    def _expected_log_prob(
-        self, second_moment: Float[Tensor, "cell latent"], mean: Float[Tensor, "cell latent"]
-    ) -> Float[Tensor, "cell combination"]:
-        """E log p(z | d), which is linear in the first two moments of z."""
-        precision = (-self.log_variance).exp()
-        slope = self.mean * precision
-        log_scale = self.log_variance.sum(1) + (self.mean * slope).sum(1)
-        constant = -0.5 * (log_scale + self.mean.shape[1] * math.log(2 * math.pi))
-        moments = torch.cat([second_moment, mean], 1)
-        return torch.addmm(constant, moments, torch.cat([-0.5 * precision, slope], 1).T)
+        second_moment = q.mean.square() + q.variance
+        return expected_log_density(second_moment, q.mean, self.mean, self.log_variance)
 
     def log_evidence(self, q: DiagonalGaussian) -> Float[Tensor, "cell combination"]:
         """Log E_q p(z | d): the Gaussian N(q.mean; m_d, v_d + v_q), in nats."""
@@ -250,9 +240,15 @@ class FactorisedPrior(Prior):
         return ConditionalGaussians(mean, log_variance, self.weights.log())
 
     def shrinkage(self) -> Float[Tensor, ""]:  # noqa: D102
-        effects = self.pace * self.effects
-        bends = [effects[rows].diff(2, dim=0).square().sum() for rows in self.scales]
-        return self.interaction().square().sum() + ROUGHNESS * sum(bends)
+        total = (
+            self.interaction().square().sum()
+            if len(self.directions)
+            else self.weights.new_zeros(())
+        )
+        for rows in self.scales:
+            bends = (self.pace * self.effects[rows]).diff(2, dim=0)
+            total = total + ROUGHNESS * bends.square().sum()
+        return total
 
     def departure(self, given: ConditionalGaussians) -> Float[Tensor, ""]:  # noqa: D102
         held = self.has_value * self.weights[:, None]
