@@ -115,7 +115,7 @@ class SparseCounts:
         """The first cells alone."""
         if n_cells >= self.n_cells:
             return self
-        some = slice(int(self.cell_starts[n_cells]))
+        some = self.nonzeros_of(slice(0, n_cells))
         cells, genes = self.cells[some], self.genes[some]
         return SparseCounts(
             self.values[some], cells, genes, self.cell_starts[:n_cells], self.n_genes

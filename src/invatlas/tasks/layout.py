@@ -39,9 +39,10 @@ def lay_out(latents: np.ndarray, seed: int = 0) -> np.ndarray:
         return padded
     generator = np.random.default_rng(seed)
     chosen = generator.permutation(n_cells)[:LAID_OUT_CELLS]
+    sample = latents[chosen]
     # UMAP's own search takes 11 s of Python calls below 4,096 cells, and as long to compile above
-    search = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(latents[chosen])
-    distances, neighbours = search.kneighbors(latents[chosen])
+    search = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(sample)
+    distances, neighbours = search.kneighbors(sample)
     with warnings.catch_warnings(), kept_threads():
         warnings.simplefilter("ignore")
         plane = UMAP(
@@ -52,11 +53,11 @@ def lay_out(latents: np.ndarray, seed: int = 0) -> np.ndarray:
             precomputed_knn=(neighbours, distances.astype(np.float32)),
             force_approximation_algorithm=True,  # else neighbours are searched for all the same
         )
-        laid_out = plane.fit_transform(latents[chosen])
+        laid_out = plane.fit_transform(sample)
     placed = np.empty((n_cells, 2), dtype=np.float32)
     placed[chosen] = laid_out
     rest = np.setdiff1d(np.arange(n_cells), chosen)
     if len(rest):
-        nearest = KNeighborsRegressor(5, weights="distance").fit(latents[chosen], laid_out)
+        nearest = KNeighborsRegressor(5, weights="distance").fit(sample, laid_out)
         placed[rest] = nearest.predict(latents[rest])
     return placed
