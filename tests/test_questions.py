@@ -37,6 +37,7 @@ def test_donors_and_abundance_write_tables(
 ) -> None:
     said = call("donors", saved, cells, "-o", tmp_path / "who.csv", "--drawings", 5)
     assert "healthy: 3 samples" in said
+    assert said.count("Ask donors that were all kept") == 1
     expected = ia.donors(atlas, study, drawings=5)
     assert pd.read_csv(tmp_path / "who.csv")["sample"].tolist() == list(expected.table["sample"])
     assert len(pd.read_csv(tmp_path / "who_strata.csv")) == 6

@@ -20,6 +20,8 @@ from invatlas.files import (
 )
 from invatlas.options import (
     Cells,
+    CellType,
+    Condition,
     Folder,
     GeneColumn,
     Layer,
@@ -171,8 +173,8 @@ def states(
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV file, one row a cell.")],
     cell_type: Annotated[str, typer.Option(help="The cell type to look into.")],
     reference: Annotated[str, typer.Option(help="Disease to compare with, such as healthy.")],
-    cell_type_column: Annotated[str, typer.Option(help="Column of obs.")] = "cell_type",
-    disease: Annotated[str, typer.Option(help="Column of obs.")] = "disease",
+    cell_type_column: CellType = None,
+    disease: Condition = None,
     donor: Annotated[str, typer.Option(help="Column of obs that names the replicates.")] = "donor",
     layer: Layer = None,
     gene_column: GeneColumn = None,

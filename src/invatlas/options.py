@@ -15,6 +15,12 @@ Layer = Annotated[str | None, typer.Option(help="Layer that holds the raw counts
 GeneColumn = Annotated[
     str | None, typer.Option(help="Column of var with gene names; var_names by default.")
 ]
+Condition = Annotated[
+    str | None, typer.Option(help="obs column; by default the second biological one.")
+]
+CellType = Annotated[
+    str | None, typer.Option(help="obs column; by default the first biological one.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of torch; half of the cores by default.")

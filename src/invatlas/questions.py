@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from invatlas.files import read_cells, read_table, refuse_as_page, refuse_as_table, write_text
-from invatlas.options import Cells, Folder, GeneColumn, Layer, Output, Overwrite, Report, Seed
+from invatlas.options import (
+    Cells,
+    CellType,
+    Condition,
+    Folder,
+    GeneColumn,
+    Layer,
+    Output,
+    Overwrite,
+    Report,
+    Seed,
+)
 from invatlas.terminal import explained, noted, say
 
 if TYPE_CHECKING:
@@ -20,12 +31,6 @@ if TYPE_CHECKING:
 
 Donor = Annotated[
     str | None, typer.Option(help="obs column; by default the technical one with most values.")
-]
-Condition = Annotated[
-    str | None, typer.Option(help="obs column; by default the second biological one.")
-]
-CellType = Annotated[
-    str | None, typer.Option(help="obs column; by default the first biological one.")
 ]
 
 
@@ -93,18 +98,20 @@ def donors(
 
         beside = _beside(output, "strata")
         _refuse(overwrite, report, output, beside)
-        found = compare_donors(
-            load(atlas),
-            read_cells(cells),
-            donor=donor,
-            condition=condition,
-            cell_type=cell_type,
-            fewest_cells=fewest_cells,
-            drawings=drawings,
-            seed=seed,
-            layer=layer,
-            gene_column=gene_column,
-        )
+        fitted, adata = load(atlas), read_cells(cells)
+        with noted() as doubts:
+            found = compare_donors(
+                fitted,
+                adata,
+                donor=donor,
+                condition=condition,
+                cell_type=cell_type,
+                fewest_cells=fewest_cells,
+                drawings=drawings,
+                seed=seed,
+                layer=layer,
+                gene_column=gene_column,
+            )
         for row in found.table[found.table["outlying"]].to_dict("records"):
             say(
                 f"{row['sample']} stands out among {row['condition']} in {row['cell_type']}: "
@@ -118,7 +125,7 @@ def donors(
         if report:
             from invatlas.report.replies import show_donors
 
-            show_donors(report, found)
+            show_donors(report, found, doubts)
             say(f"Wrote {report}.")
 
 
@@ -127,7 +134,8 @@ def abundance(
     cells: Cells,
     output: Output,
     between: Annotated[
-        tuple[str, str] | None, typer.Option(help="Two conditions; the first two by default.")
+        tuple[str, str] | None,
+        typer.Option(metavar="A B", help="Two conditions; the first two by default."),
     ] = None,
     donor: Donor = None,
     condition: Condition = None,

@@ -112,7 +112,8 @@ def test_confusion_shows_shares_of_the_truth() -> None:
 def test_volcano_counts_both_sides_and_names_the_surest() -> None:
     table = make_genes([2, -3, 0.1, 1, np.nan], [1e-9, 1e-4, 0.9, 0, 0.5])
     ax = ia.pl.volcano(table, label=2)
-    assert list_key(ax) == ["not clear: 1", "higher in group 1: 2", "lower in group 1: 1"]
+    assert list_key(ax) == ["not clear: 1", "higher: 2", "lower: 1"]
+    assert ia.pl.volcano(table, of="stim over ctrl").get_xlabel().endswith(", stim over ctrl")
     named = {note.get_text() for note in ax.texts}
     assert named == {"gene 0", "gene 1"}, "a name lies on no other"
     assert np.isfinite(list_points(ax)).all(), "a rate of 0 has a place"

@@ -104,7 +104,8 @@ def test_missing_cells_are_missing_distances_not_zeros() -> None:
 
 
 def test_an_atlas_is_asked(atlas: ia.Atlas, study: AnnData) -> None:
-    found = ia.donors(atlas, study, drawings=5)
+    with pytest.warns(UserWarning, match="6 of 6 samples are of donors the atlas was fitted to"):
+        found = ia.donors(atlas, study, drawings=5)
     assert set(found.distances) == {"type_1", "type_2", "type_3", "all"}
     assert list(found.strata["donor"]) == list(study.obs["donor"].cat.categories)
     assert set(found.strata["condition"]) == {"healthy", "disease_1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,12 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines += ["STRANGE\tnone\tXIST\tTSIX", ""]
     file.write_text("\n".join(lines))
     return file
+
+
+def test_packed_gene_sets_are_the_same(sets: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "tiny.gmt.gz"
+    packed.write_bytes(gzip.compress(sets.read_bytes()))
+    assert read_gene_sets(packed) == read_gene_sets(sets)
 
 
 def test_the_jacobian_is_that_of_finite_differences(atlas: ia.Atlas) -> None:
@@ -106,8 +113,11 @@ def test_questions_without_an_answer_are_refused(atlas: ia.Atlas, tmp_path: Path
         ia.explain(atlas, against="flu")
     with pytest.raises(ia.InvatlasError, match=r"None of 1 gene sets has 5 of the atlas's 120"):
         ia.explain(atlas, gene_sets={"mouse": ["Actb", "Gapdh"]})
-    with pytest.raises(ia.InvatlasError, match="cannot be read"):
+    with pytest.raises(ia.InvatlasError, match=r"There is no file .*none\.gmt"):
         ia.explain(atlas, gene_sets=tmp_path / "none.gmt")
+    (tmp_path / "odd.gmt.gz").write_text("A\tB\tC\n")
+    with pytest.raises(ia.InvatlasError, match="cannot be read: Not a gzipped file"):
+        ia.explain(atlas, gene_sets=tmp_path / "odd.gmt.gz")
     for text, message in (
         ("A\tB\tC\n\nno tabs here\n", "no gmt file: line 3 has no genes"),
         ("\n", "it is empty"),

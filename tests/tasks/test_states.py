@@ -115,6 +115,13 @@ def test_markers_are_told_of_data_that_lack_genes(study: AnnData, atlas: ia.Atla
     assert found.table["score_some"].notna().any()
 
 
+def test_columns_are_those_of_the_atlas_unless_named(study: AnnData, atlas: ia.Atlas) -> None:
+    study.obs["kind"], study.obs["illness"] = study.obs["cell_type"], study.obs["disease"]
+    asked = {"cell_type": "type_1", "reference": "healthy"}
+    named = ia.states(atlas, study, cell_type_column="kind", disease="illness", **asked)
+    pd.testing.assert_frame_equal(ia.states(atlas, study, **asked).shares, named.shares)
+
+
 def test_too_few_donors_are_refused_before_any_work(study: AnnData, atlas: ia.Atlas) -> None:
     names = np.where(np.arange(study.n_obs) < 5, [f"p{j}" for j in range(study.n_obs)], "one")
     study.obs["donor"] = names

@@ -10,6 +10,7 @@ import pandas as pd
 
 from invatlas.report import figures
 from invatlas.report.answer import write_page
+from invatlas.tasks.states import LEAST_DIFFERENCE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,21 +24,29 @@ MODEL = (
     "changed."
 )
 FOUND = "States were found in the same counts: their markers are a description, no test."
+NAMED = (
+    f"A disease is named beside a state if at least {100 * LEAST_DIFFERENCE:g} points more of the "
+    "cells of its donors are there than of the reference's, significantly. Smaller differences can "
+    "come from the fit alone."
+)
 MOST_SHIFTS = 6
 
 
 def show_counterfactual(path: Path, predicted: AnnData, change: str) -> None:
     """Show which genes change most."""
     supported = predicted.obs["counterfactual_supported"]
+    genes = predicted.var.sort_values("log2_fold_change", key=abs, ascending=False, kind="stable")
     write_page(
         path,
         title=f"Counterfactual: {change}",
         lead=f"{supported.sum():,} of {len(supported):,} cells are such as the atlas knows.",
         figures={
             "Genes": figures.counterfactual(predicted),
-            "What the model holds to change": figures.volcano(predicted.var),
+            "What the model holds to change": figures.volcano(
+                predicted.var, of="counterfactual over measured"
+            ),
         },
-        tables={"Genes": predicted.var.rename_axis("gene")},
+        tables={"All genes": genes.rename_axis("gene")},
         notes={"Genes": "Counts per 10,000 over these cells, those that change most first; bars "
                "hold 90 %."},
         warnings=[MODEL],
@@ -68,7 +77,7 @@ def show_states(path: Path, found: States, cell_type: str) -> None:
             "Shares": found.shares,
             "Stability by number of states": found.stability.rename_axis("states").reset_index(),
         },
-        notes={"States": FOUND},
+        notes={"States": FOUND, "Shares": NAMED},
     )
 
 
@@ -90,7 +99,7 @@ def show_explained(path: Path, found: Explained) -> None:
     )  # fmt: skip
 
 
-def show_donors(path: Path, found: Donors) -> None:
+def show_donors(path: Path, found: Donors, doubts: Sequence[str]) -> None:
     """Show where donors lie among each other."""
     outlying = found.table.loc[found.table["outlying"], "sample"].nunique()
     write_page(
@@ -99,13 +108,17 @@ def show_donors(path: Path, found: Donors) -> None:
         lead=f"{outlying} of {len(found.strata)} samples stand out.",
         figures={"Samples": figures.donors(found)},
         tables={"Samples": found.strata, "Samples by cell type": found.table},
-        notes={"Samples": "Ringed samples stand out in a cell type, or over all."},
-    )
+        notes={"Samples": "Ringed samples stand out in a cell type, or over all; names stand where "
+               "there is room."},
+        warnings=doubts,
+    )  # fmt: skip
 
 
 def show_abundance(path: Path, table: pd.DataFrame, lead: str, doubts: Sequence[str]) -> None:
     """Show where cells are more frequent in one condition."""
     by_type = table.groupby("cell_type")["log_density_ratio"].describe()
+    by_type = by_type.rename(columns={"count": "cells", "std": "deviation"})
+    by_type = by_type.astype({"cells": int})
     write_page(
         path,
         title="Where cells are more frequent",

@@ -199,13 +199,18 @@ def count(number: int, of: int | None = None) -> Entry:
 def measure(number: float) -> Entry:
     """Give a number that is no count; nothing where it is missing."""
     missing = not np.isfinite(number)
-    return Entry("no value" if missing else f"{number:.3g}", "" if missing else f"{number:.6g}")
+    return Entry("no value" if missing else _round(number), "" if missing else f"{number:.6g}")
 
 
 def _count_row(name: str, counts: Iterable[int]) -> list[Entry]:
     numbers = [int(number) for number in counts]
     total = sum(numbers)
     return [Entry(name, name), count(total), *[count(number, total) for number in numbers]]
+
+
+def _round(number: float) -> str:
+    """Three digits, more of large numbers; powers of ten only where they are shorter."""
+    return f"{number:,.0f}" if 1e3 <= abs(number) < 1e7 else f"{number:.3g}"
 
 
 def _say_value(value: Any, as_share: bool) -> Entry:
@@ -218,5 +223,5 @@ def _say_value(value: Any, as_share: bool) -> Entry:
         return Entry(f"{int(value):,}", str(int(value)))
     if isinstance(value, Real):
         number = float(value)
-        return Entry(format_share(number) if as_share else f"{number:.3g}", f"{number:.6g}")
+        return Entry(format_share(number) if as_share else _round(number), f"{number:.6g}")
     return Entry(str(value), str(value))

@@ -273,10 +273,14 @@ def _say_none_left(atlas: Atlas) -> str:
     sizes = [len(c.categories) for c in atlas.schema.biological]
     every, met = int(np.prod(sizes)), len(atlas.model.prior_invariant.combinations)
     if met == every:
-        return "Every combination of values was measured; name candidates."
+        return (
+            "Every combination of values was measured; name candidates, a table with the columns "
+            f"{', '.join(c.name for c in atlas.schema.biological)}."
+        )
     return (
         f"The atlas lists only the {met:,} combinations it met of {every:,}, too many to rank; "
-        "name candidates."
+        f"name candidates, a table with the columns "
+        f"{', '.join(c.name for c in atlas.schema.biological)}."
     )
 
 

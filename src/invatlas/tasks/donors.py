@@ -15,6 +15,7 @@ of the pairs.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -81,8 +82,9 @@ def donors(
 
     **Where donors are a technical covariate, compare cells kept from the fit.** z_I is trained not
     to tell donors of one biology apart, and in the very cells of the fit it hardly does: all
-    distances may come out as 0. Donors that the atlas never met, or that were fitted without the
-    donor among the technical covariates, show their differences.
+    distances may come out as 0, and donors held out to end training stand out among them; a
+    warning says so. Donors that the atlas never met, or that were fitted without the donor among
+    the technical covariates, show their differences.
 
     Parameters
     ----------
@@ -117,6 +119,14 @@ def donors(
         if value < least:
             raise SettingsError(f"{name} is {value}; it takes {least} or more.")
     samples = gather_samples(atlas, adata, donor, condition, cell_type, layer, gene_column)
+    if samples.met:
+        warnings.warn(
+            f"{samples.met} of {len(samples.table)} samples are of donors the atlas was fitted to, "
+            "whose cells z_I was trained not to tell apart. Samples that it was not trained on lie "
+            f"further out for that alone. {atlas.record['held_out']} Ask donors that were all kept "
+            "from the fit.",
+            stacklevel=2,
+        )
     return compare_samples(samples, fewest_cells, drawings, np.random.default_rng(seed))
 
 

@@ -18,6 +18,7 @@ they ought to be (Wu and Smyth 2012, Nucleic Acids Research 40).
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,10 +188,17 @@ def score_gene_sets(values: pd.DataFrame, sets: Mapping[str, Sequence[str]]) -> 
 
 
 def read_gene_sets(path: Path) -> dict[str, list[str]]:
-    """Read a gmt file: one set a line, its name, a description and its genes, by tabs."""
+    """Read a gmt file, packed by gzip or not.
+
+    One set a line, its name, a description and its genes, by tabs.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with opened(path, "rt", encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        raise DataError(f"There is no file {path} of gene sets.") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"The gene sets {path} cannot be read: {error}.") from error
     rows = [line.split("\t") for line in lines if line.strip()]
     if not rows:

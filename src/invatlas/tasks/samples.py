@@ -32,6 +32,8 @@ class Samples:
         Their names, in the order of the codes.
     doubt
         What a reader of a comparison of conditions should know first; nothing by default.
+    met
+        How many samples are of a donor the atlas was fitted to.
     """
 
     z: np.ndarray
@@ -41,6 +43,7 @@ class Samples:
     table: pd.DataFrame
     cell_types: list[str]
     doubt: str = ""
+    met: int = 0
 
 
 def gather_samples(
@@ -58,10 +61,8 @@ def gather_samples(
     the condition the second biological covariate with categories, or the first beside the other
     one where that is named; without a second one all cells are of one condition.
     """
-    called = [covariate.name for covariate in atlas.schema.called]
     donor = donor or name_donor(atlas)
-    cell_type = cell_type or next((name for name in called if name != condition), called[0])
-    condition = condition or next((name for name in called if name != cell_type), None)
+    cell_type, condition = name_biology(atlas, cell_type, condition)
     labels = pd.DataFrame({"donor": text_values(adata.obs, donor)})
     labels["condition"] = text_values(adata.obs, condition) if condition else "all"
     labels["cell_type"] = text_values(adata.obs, cell_type)
@@ -78,18 +79,27 @@ def gather_samples(
     kind = pd.Categorical(labels["cell_type"])
     z = embed(atlas, adata[rows], layer=layer, gene_column=gene_column).astype(float)
     sample, code = of_sample.ngroup().to_numpy(), np.asarray(kind.codes, dtype=np.int64)
-    doubt = _doubt(atlas, table, donor, condition)
-    return Samples(z, rows, sample, code, table, list(kind.categories), doubt)
-
-
-def _doubt(atlas: Atlas, table: pd.DataFrame, donor: str, condition: str | None) -> str:
-    """Say that z_I was taught the condition of these donors, if it was."""
     met = {c.name: c.categories for c in atlas.schema.technical}.get(donor, ())
     n = int(table["donor"].isin(met).sum())
-    if not n or condition not in {c.name for c in atlas.schema.biological}:
+    doubt = _doubt(atlas, n, table, donor, condition)
+    return Samples(z, rows, sample, code, table, list(kind.categories), doubt, n)
+
+
+def name_biology(
+    atlas: Atlas, cell_type: str | None, condition: str | None
+) -> tuple[str, str | None]:
+    """Columns of cell types and conditions, by default the first two that are called."""
+    called = [covariate.name for covariate in atlas.schema.called]
+    cell_type = cell_type or next((name for name in called if name != condition), called[0])
+    return cell_type, condition or next((name for name in called if name != cell_type), None)
+
+
+def _doubt(atlas: Atlas, met: int, table: pd.DataFrame, donor: str, condition: str | None) -> str:
+    """Say that z_I was taught the condition of these donors, if it was."""
+    if not met or condition not in {c.name for c in atlas.schema.biological}:
         return ""
     return (
-        f"{n} of {len(table)} samples are of a {donor} the atlas was fitted to, with {condition} "
+        f"{met} of {len(table)} samples are of a {donor} the atlas was fitted to, with {condition} "
         f"among what z_I is to tell, so cells of one {condition} lie together there even where "
         "nothing else differs. Ask donors that were kept from the fit."
     )

@@ -44,6 +44,7 @@ from invatlas.processor import kept_threads
 from invatlas.tasks.differential import differential_expression
 from invatlas.tasks.embed import MINIMUM_OVERLAP, embed
 from invatlas.tasks.groups import choose_cells, take_samples
+from invatlas.tasks.samples import name_biology
 
 MOST_STATES = 6
 COMPONENTS = 2
@@ -89,8 +90,8 @@ def states(
     *,
     cell_type: str,
     reference: str,
-    cell_type_column: str = "cell_type",
-    disease: str = "disease",
+    cell_type_column: str | None = None,
+    disease: str | None = None,
     donor: str = "donor",
     gene_lists: Mapping[str, Sequence[str]] | None = None,
     false_discovery_rate: float = 0.05,
@@ -108,9 +109,11 @@ def states(
     adata
         Raw counts, with the columns below in obs.
     cell_type, cell_type_column
-        The type to look into, and the column that names it.
+        The type to look into, and the column that names it; by default the first biological
+        covariate.
     disease
-        Column of obs whose values may share states; every cell is compared within its own.
+        Column of obs whose values may share states, by default the second biological covariate;
+        every cell is compared within its own.
     reference
         Its value that the others are compared with, such as ``healthy``.
     donor
@@ -137,6 +140,12 @@ def states(
             raise GeneError(
                 f"The gene list {name!r} has none of the atlas's {len(atlas.genes)} genes."
             )
+    cell_type_column, disease = name_biology(atlas, cell_type_column, disease)
+    if disease is None:
+        raise CovariateError(
+            f"{cell_type_column} is the atlas's only biological covariate; name the column of obs "
+            "whose values may share states as disease."
+        )
     chosen = choose_cells(adata.obs, {cell_type_column: cell_type}, "cell_type")
     illness, person = (text_values(adata.obs, column) for column in (disease, donor))
     chosen &= illness.notna().to_numpy() & person.notna().to_numpy()

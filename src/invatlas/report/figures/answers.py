@@ -25,6 +25,7 @@ def volcano(
     *,
     false_discovery_rate: float = 0.05,
     label: int = 10,
+    of: str = "group 1 over group 2",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw how much each gene differs against how sure that is.
@@ -38,6 +39,8 @@ def volcano(
         Genes at or under it are coloured, by the sign of their change.
     label
         How many of them are named.
+    of
+        What is held over what, for the label of the axis.
     ax
         Where to draw; new axes by default.
 
@@ -59,19 +62,21 @@ def volcano(
     clear = rate <= false_discovery_rate
     for kept, shade, name in (
         (~clear, "second", "not clear"),
-        (clear & (change > 0), "warn", "higher in group 1"),
-        (clear & (change <= 0), "accent", "lower in group 1"),
+        (clear & (change > 0), "warn", "higher"),
+        (clear & (change <= 0), "accent", "lower"),
     ):
         ax.scatter(change[kept], sure[kept], c=SHADES[shade], s=14, lw=0, rasterized=True,
                    label=f"{name}: {kept.sum():,}")  # fmt: skip
-    for row in _choose_labels(change, sure, np.flatnonzero(clear), label):
+    rows = np.flatnonzero(clear)
+    rows = rows[np.lexsort((-np.abs(change[rows]), -sure[rows]))]
+    for row in _choose_labels(change, sure, rows, label):
         side = 4 if change[row] > 0 else -4
         ax.annotate(plain(known.index[row]), (change[row], sure[row]), (side, 3), fontsize=8,
                     textcoords="offset points", ha="left" if side > 0 else "right",
                     color=SHADES["ink"])  # fmt: skip
     ax.axhline(-np.log10(false_discovery_rate), color=SHADES["second"], lw=0.8, ls=(0, (3, 3)))
-    ax.set(xlabel="log2 fold change", ylabel="-log10 false discovery rate")
-    ax.margins(x=0.16)
+    ax.set(xlabel=f"log2 fold change, {plain(of)}", ylabel="-log10 false discovery rate")
+    ax.margins(x=0.22, y=0.09)
     show_key(ax, "upper center", (0.5, -0.14), columns=3)
     return ax
 
@@ -197,10 +202,11 @@ def donors(result: Any, *, ax: Axes | None = None) -> Axes:
         name = f"{plain(condition)}, stratum {stratum}" if several else plain(condition)
         ax.scatter(rows["axis_1"], rows["axis_2"], c=shades[condition], s=44, lw=0, label=name,
                    marker="osD^v"[(int(stratum) - 1) % 5])  # fmt: skip
-    for row in strata.itertuples():
-        if row.sample in outlying:
-            ax.scatter(row.axis_1, row.axis_2, s=150, facecolors="none", edgecolors=SHADES["warn"])
-        ax.annotate(plain(row.sample), (row.axis_1, row.axis_2), (5, 4), fontsize=8,
+    stands = strata["sample"].isin(outlying).to_numpy()
+    x, y = (strata[name].to_numpy(dtype=float) for name in ("axis_1", "axis_2"))
+    ax.scatter(x[stands], y[stands], s=150, facecolors="none", edgecolors=SHADES["warn"])
+    for row in _choose_labels(x, y, np.argsort(~stands, kind="stable"), len(strata)):
+        ax.annotate(plain(strata["sample"].iloc[row]), (x[row], y[row]), (5, 4), fontsize=8,
                     textcoords="offset points", color=SHADES["muted"])  # fmt: skip
     ax.set(xlabel="first axis of the distances", ylabel="second axis")
     ax.margins(0.12)
@@ -244,10 +250,10 @@ def sensitivity(curve: Any, *, ax: Axes | None = None) -> Axes:
 
 
 def _choose_labels(x: np.ndarray, y: np.ndarray, rows: np.ndarray, most: int) -> list[int]:
-    """Choose which points to name, highest and furthest first, so that names do not touch."""
+    """Choose which points to name, the first rows first, so that names do not touch."""
     chosen: list[int] = []
-    wide, tall = 0.3 * np.ptp(x), 0.045 * np.ptp(y)
-    for row in rows[np.lexsort((-np.abs(x[rows]), -y[rows]))]:
+    wide, tall = 0.3 * np.ptp(x), 0.06 * np.ptp(y)
+    for row in rows:
         if len(chosen) == most:
             break
         if all(abs(x[row] - x[k]) > wide or abs(y[row] - y[k]) > tall for k in chosen):

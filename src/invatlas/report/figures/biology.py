@@ -99,7 +99,7 @@ def explain(result: Any, of: str | None = None, *, most: int = 20, ax: Axes | No
     ax.barh(np.arange(len(moved)), moved, height=0.6, color=shades, lw=0)
     ax.axvline(0, color=SHADES["second"], lw=0.8)
     name_rows(ax, list(moved.index))
-    ax.set_xlabel(f"change of log expression, {of}".replace("$", r"\$"))
+    ax.set_xlabel("change of log expression")
     return ax
 
 
