@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 
@@ -67,6 +66,8 @@ def select_genes(
     GeneError
         If no gene is counted in any cell.
     """
+    import scanpy as sc  # heavy to import
+
     chosen = _choose_cells(adata.n_obs, seed)
     counts, names = _sum_by_name(adata, layer, chosen)
     detected = np.asarray((counts > 0).sum(axis=0)).ravel()

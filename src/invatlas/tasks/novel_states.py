@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 from anndata.utils import make_index_unique
@@ -166,6 +165,8 @@ def _find_markers(
     gene_column: str | None,
 ) -> list[str]:
     """Genes clearly higher inside, the most telling first: a ranking, no test."""
+    import scanpy as sc  # heavy to import
+
     if len(against) < 2:
         return []
     rows = np.concatenate([inside, against])
