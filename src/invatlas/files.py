@@ -41,6 +41,8 @@ def read_genes(path: str) -> list[str]:
     """Read names of genes, one a line; lines that begin with # are comments."""
     try:  # the mark that some editors put before the first line is no part of a name
         lines = Path(str(path)).read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise SettingsError(f"There is no file {path} of genes.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"The list of genes {path} cannot be read: {error}.") from error
     genes = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]

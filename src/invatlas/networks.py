@@ -185,6 +185,7 @@ def knockout(
     method: Annotated[
         str, typer.Option(help="Solver: dopri5, or rk4 where that fails.")
     ] = "dopri5",
+    threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict expression at rest, and in time after a fit of series, with an intervention."""
@@ -193,6 +194,7 @@ def knockout(
         from invatlas.grn.storage import load
 
         refuse_as_cells(output, overwrite)
+        use_threads(threads)
         found = load(network)
         _refuse_inside(network, output)
         with noted():
@@ -201,7 +203,9 @@ def knockout(
         genes, done = (predicted.uns["intervention"][name] for name in ("genes", "kind"))
         if left is not None:
             done = _say_left(left)
-        say(f"{'+'.join(genes)}: {done}. At rest{_say_changes(predicted, genes, found)}.")
+        among = f" in {predicted.uns['intervention']['lineage']}" if len(found.lineages) > 1 else ""
+        moved = _say_changes(predicted, genes, found)
+        say(f"{'+'.join(genes)}: {done}. At rest{among}{moved}.")
         say(f"Wrote {predicted.n_obs:,} rows x {predicted.n_vars:,} genes to {output}.")
 
 
