@@ -278,7 +278,7 @@ MISTAKES: list[tuple[Callable[[AnnData], AnnData], tuple[str, ...], str]] = [
     (lambda a: a, (*COLUMNS, "--bins", "1"), "--bins is 1"),
     (lambda a: a, (*COLUMNS, "--experiment", "series"), "holds 'one'"),
     (lambda a: a, (*COLUMNS, "--regulators", "TF"), "The regulators name 'a', 'Q' (2 of 3 names)"),
-    (lambda a: a, (*COLUMNS, "--regulators", "NOWHERE"), "cannot be read"),
+    (lambda a: a, (*COLUMNS, "--regulators", "NOWHERE"), "There is no file"),
     (lambda a: a, (*COLUMNS, "--regulators", "EMPTY"), "empty.txt names none; it takes one a line"),
     (lambda a: a, (*COLUMNS, "--set", "step=3"), "no setting 'step'; a network has production"),
     (lambda a: a, (*COLUMNS, "--set", "steps"), "name=value"),

@@ -12,7 +12,7 @@ combinations together otherwise.
 The flag is that of Benjamini and Hochberg (1995), kept where the cell's own p-value is at most
 0.1 too. Its rate is nominal. It would hold for cells judged alone whose donors are like the
 held-out ones (Bates et al. 2023, Annals of Statistics 51); donors differ, and known cells beside
-new ones share their neighbours' scores. The README says what was measured.
+new ones share their neighbours' scores. docs/measurements.md says what was measured.
 """
 
 from __future__ import annotations
