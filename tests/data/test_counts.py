@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from invatlas.data.counts import CHUNK, CountSource, compact, read_counts
+from invatlas.data.counts import CHUNK, CountSource, compact, read_counts, read_pieces, take_rows
 from invatlas.errors import CountsError, GeneError
 
 COUNTS = np.array([[0, 3, 0, 1], [0, 0, 0, 0], [7, 0, 0, 250], [1, 2, 0, 300]])
@@ -199,3 +199,30 @@ def test_counts_of_many_chunks_share_one_storage() -> None:
     found = CountSource.from_anndata(make(x.tocsr()), list("abcd")).matrix
     assert found.dtype == np.uint32
     assert (found[0, 0], found[n - 1, 1]) == (3, 70_000)
+
+
+def test_neighbouring_rows_are_no_copy_even_of_a_small_part() -> None:
+    counts = sp.random(500, 30, density=0.3, format="csr", random_state=0)
+    some = take_rows(counts, slice(10, 20))
+    assert np.shares_memory(some.data, counts.data)
+    assert np.shares_memory(some.indices, counts.indices)
+    np.testing.assert_array_equal(some.toarray(), counts.toarray()[10:20])
+
+
+def test_pieces_are_the_whole(generator: np.random.Generator) -> None:
+    """Zeros that are stored, columns in another order and a gene that is absent included."""
+    x = generator.poisson(1.0, (CHUNK + 3, 6)).astype(np.float32)
+    stored = sp.csr_matrix(x)
+    stored.data[::7] = 0
+    data, genes = make(stored, "abcdef"), ["e", "b", "absent", "f"]
+    before = stored.copy()
+    pieces = list(read_pieces(data, genes))
+    whole = CountSource.from_anndata(data, genes)
+    assert [piece.n_cells for piece in pieces] == [CHUNK, 3]
+    joined = sp.vstack([piece.matrix for piece in pieces])
+    np.testing.assert_array_equal(joined.toarray(), whole.matrix.toarray())
+    np.testing.assert_array_equal(joined.toarray()[:, 0], before.toarray()[:, 4])
+    sizes = np.concatenate([piece.library_size for piece in pieces])
+    np.testing.assert_array_equal(sizes, whole.library_size)
+    np.testing.assert_array_equal(data.X.toarray(), before.toarray()), "the user's counts stay"
+    assert len(data.X.data) == len(before.data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -55,11 +56,7 @@ class CountSource:
         CountsError
             If a value is negative, fractional or not finite, or there are no cells.
         """
-        present = list(map(str, adata.var_names)) if names is None else names
-        places = _find_places(present, genes)
-        chunks = (chunk for _, chunk in read_counts(adata, layer))
-        pieces = spread(lambda chunk: _select(chunk, places, len(genes)), chunks)
-        return cls.from_matrix(_stack(list(pieces)))
+        return cls.from_matrix(_stack([p.matrix for p in read_pieces(adata, genes, layer, names)]))
 
     @classmethod
     def from_matrix(cls, matrix: sp.csr_matrix) -> CountSource:
@@ -71,6 +68,20 @@ class CountSource:
     def n_cells(self) -> int:
         """Number of cells."""
         return int(self.matrix.shape[0])
+
+
+def read_pieces(
+    adata: AnnData,
+    genes: Sequence[str],
+    layer: str | None = None,
+    names: Sequence[str | None] | None = None,
+) -> Iterator[CountSource]:
+    """Read counts as :meth:`CountSource.from_anndata` does, 1,024 cells at a time."""
+    present = list(map(str, adata.var_names)) if names is None else names
+    places = _find_places(present, genes)
+    chunks = (chunk for _, chunk in read_counts(adata, layer))
+    for piece in spread(lambda chunk: _select(chunk, places, len(genes)), chunks):
+        yield CountSource.from_matrix(piece)
 
 
 def check_cells(adata: object) -> None:
@@ -110,9 +121,7 @@ def read_counts(adata: AnnData, layer: str | None = None) -> Iterator[tuple[slic
     place = "X" if layer is None else f"layer {layer!r}"
     for start in range(0, adata.n_obs, CHUNK):
         rows = slice(start, min(start + CHUNK, adata.n_obs))
-        some = take_rows(matrix, rows) if isinstance(matrix, CSR) else matrix[rows]
-        chunk = sp.csr_matrix(some, dtype=None if sp.issparse(some) else np.float64)
-        chunk = _sum_duplicates(chunk)
+        chunk = _sum_duplicates(_take_chunk(matrix, rows))
         _check_counts(chunk, adata, start, place)
         yield rows, compact(chunk)
 
@@ -120,10 +129,21 @@ def read_counts(adata: AnnData, layer: str | None = None) -> Iterator[tuple[slic
 def compact(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Store counts in the smallest unsigned integers that hold them, sorted and without zeros."""
     matrix = _sum_duplicates(matrix)
-    counts = matrix.astype(np.min_scalar_type(int(matrix.data.max(initial=0))))
-    if not counts.data.all():
-        counts.eliminate_zeros()
+    data = matrix.data.astype(np.min_scalar_type(int(matrix.data.max(initial=0))))
+    if data.all():
+        return put_together(data, matrix.indices, matrix.indptr, matrix.shape)
+    counts = matrix.astype(data.dtype)
+    counts.eliminate_zeros()
     return counts
+
+
+def put_together(
+    data: np.ndarray, indices: np.ndarray, starts: np.ndarray, shape: tuple[int, int]
+) -> sp.csr_matrix:
+    """Make a CSR matrix of its parts as they are; scipy would look at them, and copy slices."""
+    matrix = sp.csr_matrix(shape, dtype=data.dtype)
+    matrix.data, matrix.indices, matrix.indptr = data, indices, starts
+    return matrix
 
 
 def take_rows(matrix: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
@@ -131,7 +151,7 @@ def take_rows(matrix: sp.csr_matrix, rows: slice) -> sp.csr_matrix:
     starts = matrix.indptr[rows.start : rows.stop + 1]
     part = slice(starts[0], starts[-1])
     shape = (len(starts) - 1, matrix.shape[1])
-    return sp.csr_matrix((matrix.data[part], matrix.indices[part], starts - starts[0]), shape=shape)
+    return put_together(matrix.data[part], matrix.indices[part], starts - starts[0], shape)
 
 
 def row_sums(matrix: sp.csr_matrix) -> np.ndarray:
@@ -154,6 +174,14 @@ def sum_counts(source: CountSource, sample: np.ndarray, n_samples: int) -> np.nd
         members = sp.csr_matrix(dealt, (n_samples, len(some)))
         counted += (members @ source.matrix[some]).toarray()
     return counted
+
+
+def _take_chunk(matrix: Any, rows: slice) -> sp.csr_matrix:
+    """Some rows of counts in any form that AnnData has, as CSR."""
+    if isinstance(matrix, CSR):
+        return take_rows(matrix, rows)
+    some = matrix[rows]
+    return sp.csr_matrix(some, dtype=None if sp.issparse(some) else np.float64)
 
 
 def _sum_duplicates(matrix: sp.csr_matrix) -> sp.csr_matrix:
@@ -195,7 +223,7 @@ def _select(chunk: sp.csr_matrix, places: np.ndarray, n_genes: int) -> sp.csr_ma
     if np.array_equal(places, np.arange(n_genes)):
         return chunk
     shape = (chunk.shape[0], n_genes + 1)
-    moved = sp.csr_matrix((chunk.data, places[chunk.indices], chunk.indptr), shape=shape).tocsc()
+    moved = put_together(chunk.data, places[chunk.indices], chunk.indptr, shape).tocsc()
     moved.resize(chunk.shape[0], n_genes)
     chosen = moved.tocsr()
     return chosen if chosen.has_canonical_format else compact(chosen)  # genes of one name

@@ -18,9 +18,9 @@ from invatlas.data.knots import read_numbers
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.model.calls import collapse, estimate_frequencies, reweigh, sharpen
 from invatlas.model.priors import DiagonalGaussian
-from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
+from invatlas.tasks.embed import MINIMUM_OVERLAP, encode_counts
 from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, check_rate, describe_doubt, judge
-from invatlas.training.posterior import CHUNK, Calls, call_cells, call_values, encode_cells
+from invatlas.training.posterior import CHUNK, Calls, call_cells, call_values
 
 LABEL_PRIORS = ("reference", "uniform", "query")
 ABSTAIN_BELOW = 0.5
@@ -108,11 +108,10 @@ def annotate(
     """
     calling = Calling(given or {}, label_prior, abstain_below, false_discovery_rate)
     allowed_by(atlas, calling.given)
-    source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
+    q, overlap = encode_counts(atlas, adata, ["invariant"], layer, minimum_overlap, gene_column)
     for message in describe_doubts(atlas, adata.obs, calling, overlap):
         warnings.warn(message, stacklevel=2)
-    q = encode_cells(atlas.model, source, "invariant")
-    return describe(atlas, q, calling, overlap).set_axis(pd.Index(adata.obs_names))
+    return describe(atlas, q["invariant"], calling, overlap).set_axis(pd.Index(adata.obs_names))
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,12 @@ import pandas as pd
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
-from invatlas.data.counts import CountSource, check_cells
+from invatlas.data.counts import CountSource, check_cells, read_pieces
+from invatlas.data.gene_names import Translation
 from invatlas.data.genes import GeneOverlap, match_genes
 from invatlas.errors import SettingsError
-from invatlas.training.posterior import encode_cells
+from invatlas.model.priors import DiagonalGaussian
+from invatlas.training.posterior import encode_pieces
 
 LATENTS = ("invariant", "spurious")
 MINIMUM_OVERLAP = 0.5
@@ -60,8 +63,25 @@ def embed(
     """
     if which not in LATENTS:
         raise SettingsError(f"which is {which!r}; it takes {' or '.join(LATENTS)}.")
-    source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
-    return encode_cells(atlas.model, source, which).mean.numpy()
+    q, _ = encode_counts(atlas, adata, [which], layer, minimum_overlap, gene_column)
+    return q[which].mean.numpy()
+
+
+def encode_counts(
+    atlas: Atlas,
+    adata: AnnData,
+    which: Sequence[str],
+    layer: str | None,
+    minimum_overlap: float,
+    gene_column: str | None = None,
+) -> tuple[dict[str, DiagonalGaussian], GeneOverlap]:
+    """Posteriors of sets of latents from counts that are read piece by piece and never held whole.
+
+    Genes and library sizes meet as in :func:`match_counts`.
+    """
+    found, overlap = _match(atlas, adata, minimum_overlap, gene_column)
+    pieces = read_pieces(adata, atlas.genes, layer, found.names)
+    return encode_pieces(atlas.model, (_raise(p, overlap) for p in pieces), which), overlap
 
 
 def match_counts(
@@ -76,13 +96,22 @@ def match_counts(
     Where genes are missing, library sizes are raised to what all genes would have summed to:
     divided by the share of the reference's counts that the common genes held.
     """
-    check_cells(adata)
-    found, overlap = match_genes(
-        adata.var, atlas.genes, atlas.gene_shares, minimum_overlap, gene_column
-    )
+    found, overlap = _match(atlas, adata, minimum_overlap, gene_column)
     source = CountSource.from_anndata(adata, atlas.genes, layer, found.names)
+    return _raise(source, overlap), overlap
+
+
+def _match(
+    atlas: Atlas, adata: AnnData, minimum_overlap: float, gene_column: str | None
+) -> tuple[Translation, GeneOverlap]:
+    check_cells(adata)
+    return match_genes(adata.var, atlas.genes, atlas.gene_shares, minimum_overlap, gene_column)
+
+
+def _raise(source: CountSource, overlap: GeneOverlap) -> CountSource:
+    """Library sizes as they would be had no gene been missing."""
     present = np.float32(1 - overlap.missing_share)
-    return replace(source, library_size=source.library_size / present), overlap
+    return replace(source, library_size=source.library_size / present)
 
 
 def find_counted(atlas: Atlas, var: pd.DataFrame, gene_column: str | None = None) -> np.ndarray:

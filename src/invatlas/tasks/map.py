@@ -10,10 +10,9 @@ from anndata import AnnData
 from invatlas.atlas import Atlas
 from invatlas.data.genes import GeneOverlap
 from invatlas.tasks.annotate import Calling, describe, describe_doubts, unknown_values
-from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, match_counts
+from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts
 from invatlas.tasks.layout import lay_out
 from invatlas.tasks.novel_states import NovelStates, novel_states
-from invatlas.training.posterior import encode_cells
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,8 @@ def map_cells(
     CountsError
         If the counts are no raw counts.
     """
-    source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
+    posteriors, overlap = encode_counts(atlas, adata, LATENTS, layer, minimum_overlap, gene_column)
     cells = AnnData(obs=pd.DataFrame(adata.obs).copy())
-    posteriors = {which: encode_cells(atlas.model, source, which) for which in LATENTS}
     for which, posterior in posteriors.items():
         latents = posterior.mean.numpy()
         cells.obsm[f"X_{which}"] = latents

@@ -28,9 +28,9 @@ from scipy.stats import false_discovery_control
 from invatlas.atlas import Atlas
 from invatlas.data.genes import GeneOverlap
 from invatlas.errors import SettingsError
-from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
+from invatlas.tasks.embed import MINIMUM_OVERLAP, encode_counts
 from invatlas.training.novelty import pooled
-from invatlas.training.posterior import Calls, call_cells, encode_cells
+from invatlas.training.posterior import Calls, call_cells
 
 FALSE_DISCOVERY_RATE = 0.05
 ENOUGH_CELLS = 200
@@ -78,12 +78,11 @@ def novelty(
         As :func:`invatlas.embed`.
     """
     check_rate(false_discovery_rate)
-    source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
+    q, overlap = encode_counts(atlas, adata, ["invariant"], layer, minimum_overlap, gene_column)
     for message in describe_doubt(overlap):
         warnings.warn(message, stacklevel=2)
-    q = encode_cells(atlas.model, source, "invariant")
-    calls = call_cells(q, atlas.model.prior_invariant)
-    judged = judge(atlas, q.mean, calls, false_discovery_rate, overlap)
+    calls = call_cells(q["invariant"], atlas.model.prior_invariant)
+    judged = judge(atlas, q["invariant"].mean, calls, false_discovery_rate, overlap)
     return judged.set_axis(pd.Index(adata.obs_names))
 
 

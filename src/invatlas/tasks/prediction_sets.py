@@ -16,8 +16,8 @@ from crepes import ConformalClassifier
 from invatlas.atlas import Atlas
 from invatlas.errors import SettingsError
 from invatlas.tasks.annotate import allowed_by, joint_names, log_probabilities
-from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
-from invatlas.training.posterior import call_cells, encode_cells
+from invatlas.tasks.embed import MINIMUM_OVERLAP, encode_counts
+from invatlas.training.posterior import call_cells
 
 
 def prediction_sets(
@@ -56,9 +56,8 @@ def prediction_sets(
         raise SettingsError(
             "The atlas has no calibration: fewer than 20 labelled cells were held out."
         )
-    source, _ = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
-    q = encode_cells(atlas.model, source, "invariant")
-    calls = call_cells(q, atlas.model.prior_invariant)
+    q, _ = encode_counts(atlas, adata, ["invariant"], layer, minimum_overlap, gene_column)
+    calls = call_cells(q["invariant"], atlas.model.prior_invariant)
     p = log_probabilities(atlas, calls, allowed_by(atlas, {}), "reference").exp().numpy()
     conformal = ConformalClassifier().fit(alphas=atlas.calibration.call_scores.numpy())
     inside = conformal.predict_set(1 - p, confidence=coverage, smoothing=False)

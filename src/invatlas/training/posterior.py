@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from invatlas.data.counts import CountSource
 from invatlas.data.minibatch import Cells, gather_counts
 from invatlas.model.calls import call_log_probabilities, collapse
 from invatlas.model.invae import Model
+from invatlas.model.networks import Encoder
 from invatlas.model.priors import DiagonalGaussian, Prior
 from invatlas.processor import quick_products
 from invatlas.training.novelty import flat_entropy
@@ -41,16 +43,37 @@ def encode_cells(
     model: Model, source: CountSource, which: str, rows: np.ndarray | None = None
 ) -> DiagonalGaussian:
     """Posterior of one set of latents, of some cells (by default all), in their order."""
-    n_cells = source.n_cells if rows is None else len(rows)
-    encode, pieces = model.encode.alone(which), []
     with quick_products():
-        for start in range(0, max(1, n_cells), CHUNK):
-            some = slice(start, min(start + CHUNK, n_cells))
-            counts = gather_counts(source, some if rows is None else rows[some])
-            pieces.append(encode(*counts)[which])
+        return _join(_encode(model.encode.alone(which), which, source, rows))
+
+
+@torch.inference_mode()
+def encode_pieces(
+    model: Model, pieces: Iterable[CountSource], which: Sequence[str]
+) -> dict[str, DiagonalGaussian]:
+    """Posterior of sets of latents, by the name of the set, of cells that come piece by piece."""
+    encoders = {name: model.encode.alone(name) for name in which}
+    found: dict[str, list[DiagonalGaussian]] = {name: [] for name in which}
+    with quick_products():
+        for source in pieces:
+            for name, encode in encoders.items():
+                found[name] += _encode(encode, name, source)
+    return {name: _join(parts) for name, parts in found.items()}
+
+
+def _encode(
+    encode: Encoder, which: str, source: CountSource, rows: np.ndarray | None = None
+) -> list[DiagonalGaussian]:
+    """Posteriors of some cells, by default all, a chunk each."""
+    n_cells = source.n_cells if rows is None else len(rows)
+    chunks = [slice(k, min(k + CHUNK, n_cells)) for k in range(0, max(1, n_cells), CHUNK)]
+    taken = (gather_counts(source, some if rows is None else rows[some]) for some in chunks)
+    return [encode(*counts)[which] for counts in taken]
+
+
+def _join(parts: Sequence[DiagonalGaussian]) -> DiagonalGaussian:
     return DiagonalGaussian(
-        torch.cat([piece.mean for piece in pieces]),
-        torch.cat([piece.log_variance for piece in pieces]),
+        torch.cat([part.mean for part in parts]), torch.cat([part.log_variance for part in parts])
     )
 
 
