@@ -80,3 +80,13 @@ def test_an_error_at_work_is_raised_and_no_more_is_taken_than_needed(threads: in
         with pytest.raises(ZeroDivisionError):
             list(spread(lambda number: 1 // (3 - number), items()))
     assert len(taken) <= 3 + threads + 1
+
+
+def test_torch_keeps_to_one_thread_within_what_is_spread() -> None:
+    with kept_threads():
+        torch.set_num_threads(3)
+        within = list(spread(lambda _: torch.get_num_threads(), range(5)))
+        assert within == [1] * 5 and torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError):
+            list(spread(lambda number: 1 / number, range(5)))
+        assert torch.get_num_threads() == 3

@@ -51,14 +51,16 @@ def quick_products() -> Iterator[None]:
 def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield ``function(item)`` in order, at work in as many threads as torch may use.
 
-    It is for numpy and scipy, which let other threads run meanwhile; torch has threads of its own.
-    Items are taken in this thread, and no more of them than are soon needed.
+    Meanwhile every operation of torch keeps to one thread: several for each of many small ones
+    wait for each other. Items are taken in this thread, and no more of them than are soon needed;
+    what is spread within them is not spread again.
     """
     threads = torch.get_num_threads()
     if threads == 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with kept_threads(), ThreadPoolExecutor(threads) as pool:
+        torch.set_num_threads(1)
         waiting: deque[Future[Result]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 import invatlas as ia
 from invatlas.errors import CountsError, CovariateError, GeneError, SettingsError
+from invatlas.processor import kept_threads
 from invatlas.tasks.annotate import describe
 
 TYPES, DISEASES = 3, 2
@@ -251,3 +253,11 @@ def test_neither_order_nor_part_nor_chunk_changes_a_call(
     for module in ("data.counts", "training.posterior", "training.novelty"):
         monkeypatch.setattr(f"invatlas.{module}.CHUNK", 7)
     pd.testing.assert_frame_equal(ia.annotate(atlas, bare), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_threads_change_no_bit(atlas: ia.Atlas, study: AnnData) -> None:
+    many = ad.concat([study] * 3, index_unique="-")  # more than a piece of 1,024 cells
+    alone = ia.annotate(atlas, many)
+    with kept_threads():
+        torch.set_num_threads(3)
+        pd.testing.assert_frame_equal(ia.annotate(atlas, many), alone, check_exact=True)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from invatlas.processor import quick_products
+from invatlas.processor import quick_products, spread
 
 LANDMARKS = 1000
 NEAREST_LANDMARKS = 25
@@ -43,13 +43,15 @@ def landmark_distance(
 ) -> Float[Tensor, " cell"]:
     """D of each cell: over the 25 nearest of 1,000 landmarks, one in forty of fewer."""
     n = max(1, min(NEAREST_LANDMARKS, len(landmarks) * NEAREST_LANDMARKS // LANDMARKS))
-    pieces = []
+
+    @torch.inference_mode()
+    def measure(some: Tensor) -> Tensor:
+        near = find_nearest(_relative_squares(some, landmarks), n)
+        nearest = torch.from_numpy(near.smallest) + some.square().sum(1, keepdim=True)
+        return nearest.clamp_min(0).sqrt().mean(1)
+
     with quick_products():
-        for some in z.split(CHUNK):
-            near = find_nearest(_relative_squares(some, landmarks), n)
-            nearest = torch.from_numpy(near.smallest) + some.square().sum(1, keepdim=True)
-            pieces.append(nearest.clamp_min(0).sqrt().mean(1))
-    return torch.cat(pieces)
+        return torch.cat(list(spread(measure, z.split(CHUNK))))
 
 
 def standardised_sum(
@@ -68,15 +70,19 @@ def pooled(
     a sample, k being how many samples of at most 1,000 there are: the order in which the cells
     come does not matter.
     """
-    result = torch.empty_like(scores)
     order = z[:, 0].argsort() if len(z) else torch.zeros(0, dtype=torch.int64)
     samples = -(-len(z) // SAMPLE)
+
+    @torch.inference_mode()
+    def pool(some: Tensor) -> Tensor:
+        near = find_nearest(_relative_squares(z[some], z[some]), min(POOLED_CELLS, len(some)))
+        sums = np.bincount(near.rows, scores[some].numpy()[near.columns])
+        return torch.from_numpy(sums / np.bincount(near.rows)).to(scores.dtype)
+
+    result, members = torch.empty_like(scores), [order[k::samples] for k in range(samples)]
     with quick_products():
-        for k in range(samples):
-            some = order[k::samples]
-            near = find_nearest(_relative_squares(z[some], z[some]), min(POOLED_CELLS, len(some)))
-            sums = np.bincount(near.rows, scores[some].numpy()[near.columns])
-            result[some] = torch.from_numpy(sums / np.bincount(near.rows)).to(result.dtype)
+        for some, mean in zip(members, spread(pool, members), strict=True):
+            result[some] = mean
     return result
 
 

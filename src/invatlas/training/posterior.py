@@ -16,7 +16,7 @@ from invatlas.model.calls import call_log_probabilities, collapse
 from invatlas.model.invae import Model
 from invatlas.model.networks import Encoder
 from invatlas.model.priors import DiagonalGaussian, Prior
-from invatlas.processor import quick_products
+from invatlas.processor import quick_products, spread
 from invatlas.training.novelty import flat_entropy
 
 CHUNK = 512  # cells whose hidden layers stay near the processor
@@ -47,18 +47,19 @@ def encode_cells(
         return _join(_encode(model.encode.alone(which), which, source, rows))
 
 
-@torch.inference_mode()
 def encode_pieces(
     model: Model, pieces: Iterable[CountSource], which: Sequence[str]
 ) -> dict[str, DiagonalGaussian]:
     """Posterior of sets of latents, by the name of the set, of cells that come piece by piece."""
     encoders = {name: model.encode.alone(name) for name in which}
-    found: dict[str, list[DiagonalGaussian]] = {name: [] for name in which}
+
+    @torch.inference_mode()
+    def encode(source: CountSource) -> dict[str, DiagonalGaussian]:
+        return {name: _join(_encode(one, name, source)) for name, one in encoders.items()}
+
     with quick_products():
-        for source in pieces:
-            for name, encode in encoders.items():
-                found[name] += _encode(encode, name, source)
-    return {name: _join(parts) for name, parts in found.items()}
+        found = list(spread(encode, pieces))
+    return {name: _join([parts[name] for parts in found]) for name in which}
 
 
 def _encode(
