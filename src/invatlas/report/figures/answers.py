@@ -166,7 +166,7 @@ def design(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                label="if measured alone")  # fmt: skip
     name_rows(ax, [" | ".join(row) for row in values.itertuples(index=False)])
     ax.set_xlabel("information, nats")
-    show_key(ax, "lower right")
+    show_key(ax, "lower right", (1, 1), columns=2)
     return ax
 
 
