@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 SHOWN = 5
+LONGEST = 80  # letters of a value in an outline
 
 
 def count_noun(n: int, noun: str) -> str:
@@ -15,3 +17,27 @@ def count_noun(n: int, noun: str) -> str:
 def list_first(names: Sequence[str]) -> str:
     """Write the first few names, and dots where there are more."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+class Outlined:
+    """A dataclass that prints what it holds and how much of it, not all of it."""
+
+    def __repr__(self) -> str:
+        """Name each attribute and its size."""
+        kind = type(self).__name__
+        held = [f"  {f.name}: {outline(getattr(self, f.name))}" for f in fields(self)]  # type: ignore[arg-type]
+        return "\n".join([f"invatlas {kind}", *held])
+
+
+def outline(value: object) -> str:
+    """Say in a few words what a value is: its size, and the columns of a table."""
+    columns, shape = getattr(value, "columns", None), getattr(value, "shape", None)
+    if columns is not None and shape is not None:
+        text = f"{count_noun(shape[0], 'row')} of {list_first([str(name) for name in columns])}"
+    elif shape is not None:
+        text = f"{type(value).__name__} of {' x '.join(f'{n:,}' for n in shape)}"
+    elif isinstance(value, Mapping):
+        text = f"of {list_first(list(map(str, value)))}"
+    else:
+        text = repr(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -30,6 +30,7 @@ from sklearn.metrics import silhouette_score
 from invatlas.atlas import Atlas
 from invatlas.errors import SettingsError
 from invatlas.tasks.samples import Samples, gather_samples
+from invatlas.wording import Outlined
 
 OUTLYING = 3.5
 FEWEST_COMPARED = 4
@@ -40,8 +41,8 @@ LEAST_SPREAD = 0.05  # of a, in standard deviations within samples
 TOGETHER = "all"
 
 
-@dataclass(frozen=True)
-class Donors:
+@dataclass(frozen=True, repr=False)
+class Donors(Outlined):
     """Where samples lie among each other.
 
     Attributes

@@ -32,14 +32,15 @@ from torch import Tensor
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import Covariate
 from invatlas.errors import CovariateError, DataError, GeneError
+from invatlas.wording import Outlined
 
 STEPS = 16  # of the integral, Gauss-Legendre
 FEWEST_GENES = 5
 MOST_POINTS = 64  # combinations that Jacobians are taken at
 
 
-@dataclass(frozen=True)
-class Explained:
+@dataclass(frozen=True, repr=False)
+class Explained(Outlined):
     """What moves which gene.
 
     Attributes

@@ -13,10 +13,11 @@ from invatlas.tasks.annotate import Calling, describe, describe_doubts, unknown_
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts
 from invatlas.tasks.layout import lay_out
 from invatlas.tasks.novel_states import NovelStates, novel_states
+from invatlas.wording import Outlined
 
 
-@dataclass(frozen=True)
-class Mapped:
+@dataclass(frozen=True, repr=False)
+class Mapped(Outlined):
     """Cells that were brought into an atlas.
 
     Attributes

@@ -25,6 +25,7 @@ from invatlas.data.counts import check_cells, read_counts
 from invatlas.data.gene_names import read_names
 from invatlas.errors import DataError
 from invatlas.processor import kept_threads
+from invatlas.wording import Outlined
 
 SMALLEST_GROUP = 10
 NEIGHBOURS = 15
@@ -35,8 +36,8 @@ MOST_COMPARED = 1000
 CALLED = "predicted_joint"
 
 
-@dataclass(frozen=True)
-class NovelStates:
+@dataclass(frozen=True, repr=False)
+class NovelStates(Outlined):
     """Groups of flagged cells.
 
     Attributes

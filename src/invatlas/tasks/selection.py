@@ -24,6 +24,7 @@ from invatlas.data.columns import text_values
 from invatlas.data.counts import CountSource
 from invatlas.data.knots import read_numbers
 from invatlas.errors import CovariateError, SettingsError
+from invatlas.wording import Outlined
 
 RATIOS = tuple(float(r) for r in np.geomspace(1 / 8, 8, 25))
 STRENGTHS = tuple(float(a) for a in np.linspace(0, 1, 11))
@@ -35,8 +36,8 @@ STATEMENT = (
 )
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+@dataclass(frozen=True, repr=False)
+class Sensitivity(Outlined):
     """Results under every assumption.
 
     Attributes

@@ -45,6 +45,7 @@ from invatlas.tasks.differential import differential_expression
 from invatlas.tasks.embed import MINIMUM_OVERLAP, embed
 from invatlas.tasks.groups import choose_cells, take_samples
 from invatlas.tasks.samples import name_biology
+from invatlas.wording import Outlined
 
 MOST_STATES = 6
 COMPONENTS = 2
@@ -57,8 +58,8 @@ FEWEST_OF_A_DONOR = 5
 MARKERS = 10
 
 
-@dataclass(frozen=True)
-class States:
+@dataclass(frozen=True, repr=False)
+class States(Outlined):
     """States of the cells of one type.
 
     Attributes
