@@ -81,7 +81,9 @@ def encode_counts(
     """
     found, overlap = _match(atlas, adata, minimum_overlap, gene_column)
     pieces = read_pieces(adata, atlas.genes, layer, found.names)
-    return encode_pieces(atlas.model, (_raise(p, overlap) for p in pieces), which), overlap
+    return encode_pieces(
+        atlas.model, (_raise_library_size(p, overlap) for p in pieces), which
+    ), overlap
 
 
 def match_counts(
@@ -98,7 +100,7 @@ def match_counts(
     """
     found, overlap = _match(atlas, adata, minimum_overlap, gene_column)
     source = CountSource.from_anndata(adata, atlas.genes, layer, found.names)
-    return _raise(source, overlap), overlap
+    return _raise_library_size(source, overlap), overlap
 
 
 def _match(
@@ -108,7 +110,7 @@ def _match(
     return match_genes(adata.var, atlas.genes, atlas.gene_shares, minimum_overlap, gene_column)
 
 
-def _raise(source: CountSource, overlap: GeneOverlap) -> CountSource:
+def _raise_library_size(source: CountSource, overlap: GeneOverlap) -> CountSource:
     """Library sizes as they would be had no gene been missing."""
     present = np.float32(1 - overlap.missing_share)
     return replace(source, library_size=source.library_size / present)
