@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
 
 import invatlas as ia
 import invatlas.training.job
-from invatlas.data import genes
 from invatlas.errors import (
     ConfoundingError,
     CountsError,
@@ -237,13 +237,13 @@ def test_a_fit_leaves_the_number_of_threads_alone(
     study: AnnData, fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first parallel loop of numba sets the threads of OpenMP, and so those of torch."""
-    original = genes.sc.experimental.pp.highly_variable_genes
+    original = sc.experimental.pp.highly_variable_genes
 
     def meddle(*args: Any, **kwargs: Any) -> Any:
         torch.set_num_threads(2)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(genes.sc.experimental.pp, "highly_variable_genes", meddle)
+    monkeypatch.setattr(sc.experimental.pp, "highly_variable_genes", meddle)
     seen = []
     train = invatlas.training.job.train
     monkeypatch.setattr(
