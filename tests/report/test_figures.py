@@ -117,6 +117,8 @@ def test_volcano_counts_both_sides_and_names_the_surest() -> None:
     named = {note.get_text() for note in ax.texts}
     assert named == {"gene 0", "gene 1"}, "a name lies on no other"
     assert np.isfinite(list_points(ax)).all(), "a rate of 0 has a place"
+    sure = ia.pl.volcano(make_genes([1, 0.1], [0, 0.5])).collections[1].get_offsets()[0]
+    assert sure[1] == pytest.approx(-np.log10(0.005)), "beyond the line"
     with pytest.raises(DataError, match="lacks false_discovery_rate"):
         ia.pl.volcano(table[["log2_fold_change"]])
 

@@ -56,7 +56,8 @@ def volcano(
     needed = ["log2_fold_change", "false_discovery_rate"]
     known = check_table(differential, needed, "ia.differential_expression").dropna(subset=needed)
     change, rate = (known[name].to_numpy(dtype=float) for name in needed)
-    least = rate[rate > 0].min(initial=1.0)  # a rate of 0 is drawn at the smallest other one
+    # a rate of 0 is drawn at the smallest other one, beyond the line of those that are clear
+    least = min(rate[rate > 0].min(initial=1.0), false_discovery_rate / 10)
     sure = -np.log10(np.maximum(rate, least))
     ax = open_axes(ax, (5.2, 4.0))
     clear = rate <= false_discovery_rate
