@@ -137,14 +137,14 @@ def call_ours(fold: Fold, seed: int, factor: float) -> Answer:
     """
     import invatlas as ia
     from invatlas.tasks.annotate import allowed_by, joint_names, log_probabilities
-    from invatlas.tasks.embed import match_counts
-    from invatlas.training.posterior import call_cells, encode_cells
+    from invatlas.tasks.embed import encode_counts
+    from invatlas.training.posterior import call_cells
 
     study = fold.study
     technical = [c for c in study.technical if fold.reference.obs[c].nunique() > 1]
     atlas = ia.fit(fold.reference, study.biological, technical, settings=ia.Settings(seed=seed))
-    source, _ = match_counts(atlas, fold.query, None, 0.5)
-    calls = call_cells(encode_cells(atlas.model, source, "invariant"), atlas.model.prior_invariant)
+    q, _ = encode_counts(atlas, fold.query, ["invariant"], None, 0.5)
+    calls = call_cells(q["invariant"], atlas.model.prior_invariant)
     p = log_probabilities(atlas, calls, allowed_by(atlas, {}), "reference").exp().numpy()
     table = pd.DataFrame(p, columns=joint_names(atlas))
     sets = ia.prediction_sets(atlas, fold.query) if atlas.calibration else None

@@ -53,17 +53,23 @@ def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
 
     Meanwhile every operation of torch keeps to one thread: several for each of many small ones
     wait for each other. Items are taken in this thread, and no more of them than are soon needed;
-    what is spread within them is not spread again.
+    what is spread within them is not spread again. The inference mode of this thread holds in all.
     """
     threads = torch.get_num_threads()
     if threads == 1:
         yield from map(function, items)
         return
+    inferring = torch.is_inference_mode_enabled()
+
+    def work(item: Item) -> Result:
+        with torch.inference_mode(inferring):
+            return function(item)
+
     with kept_threads(), ThreadPoolExecutor(threads) as pool:
         torch.set_num_threads(1)
         waiting: deque[Future[Result]] = deque()
         for item in items:
-            waiting.append(pool.submit(function, item))
+            waiting.append(pool.submit(work, item))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:

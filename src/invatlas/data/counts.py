@@ -56,7 +56,7 @@ class CountSource:
         CountsError
             If a value is negative, fractional or not finite, or there are no cells.
         """
-        return cls.from_matrix(_stack([p.matrix for p in read_pieces(adata, genes, layer, names)]))
+        return cls.from_matrix(_stack(list(_read_genes(adata, genes, layer, names))))
 
     @classmethod
     def from_matrix(cls, matrix: sp.csr_matrix) -> CountSource:
@@ -77,11 +77,7 @@ def read_pieces(
     names: Sequence[str | None] | None = None,
 ) -> Iterator[CountSource]:
     """Read counts as :meth:`CountSource.from_anndata` does, 1,024 cells at a time."""
-    present = list(map(str, adata.var_names)) if names is None else names
-    places = _find_places(present, genes)
-    chunks = (chunk for _, chunk in read_counts(adata, layer))
-    for piece in spread(lambda chunk: _select(chunk, places, len(genes)), chunks):
-        yield CountSource.from_matrix(piece)
+    return map(CountSource.from_matrix, _read_genes(adata, genes, layer, names))
 
 
 def check_cells(adata: object) -> None:
@@ -174,6 +170,16 @@ def sum_counts(source: CountSource, sample: np.ndarray, n_samples: int) -> np.nd
         members = sp.csr_matrix(dealt, (n_samples, len(some)))
         counted += (members @ source.matrix[some]).toarray()
     return counted
+
+
+def _read_genes(
+    adata: AnnData, genes: Sequence[str], layer: str | None, names: Sequence[str | None] | None
+) -> Iterator[sp.csr_matrix]:
+    """Counts of ``genes``, a chunk of cells at a time."""
+    present = list(map(str, adata.var_names)) if names is None else names
+    places = _find_places(present, genes)
+    chunks = (chunk for _, chunk in read_counts(adata, layer))
+    return spread(lambda chunk: _select(chunk, places, len(genes)), chunks)
 
 
 def _take_chunk(matrix: Any, rows: slice) -> sp.csr_matrix:

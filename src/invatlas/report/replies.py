@@ -10,7 +10,6 @@ import pandas as pd
 
 from invatlas.report import figures
 from invatlas.report.answer import write_page
-from invatlas.tasks.states import LEAST_DIFFERENCE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,11 +23,6 @@ MODEL = (
     "changed."
 )
 FOUND = "States were found in the same counts: their markers are a description, no test."
-NAMED = (
-    f"A disease is named beside a state if at least {100 * LEAST_DIFFERENCE:g} points more of the "
-    "cells of its donors are there than of the reference's, significantly. Smaller differences can "
-    "come from the fit alone."
-)
 MOST_SHIFTS = 6
 
 
@@ -67,6 +61,13 @@ def show_differential(path: Path, table: pd.DataFrame, groups: str, lead: str) -
 
 def show_states(path: Path, found: States, cell_type: str) -> None:
     """Show the states of a cell type and the diseases that have more of each."""
+    from invatlas.tasks.states import LEAST_DIFFERENCE
+
+    named = (
+        f"A disease is named beside a state if at least {100 * LEAST_DIFFERENCE:g} points more of "
+        "the cells of its donors are there than of the reference's, significantly. Smaller "
+        "differences can come from the fit alone."
+    )
     write_page(
         path,
         title=f"States of {cell_type}",
@@ -77,7 +78,7 @@ def show_states(path: Path, found: States, cell_type: str) -> None:
             "Shares": found.shares,
             "Stability by number of states": found.stability.rename_axis("states").reset_index(),
         },
-        notes={"States": FOUND, "Shares": NAMED},
+        notes={"States": FOUND, "Shares": named},
     )
 
 

@@ -270,17 +270,15 @@ def _weigh_scale(covariate: Covariate, table: pd.DataFrame) -> np.ndarray:
 
 
 def _say_none_left(atlas: Atlas) -> str:
-    sizes = [len(c.categories) for c in atlas.schema.biological]
-    every, met = int(np.prod(sizes)), len(atlas.model.prior_invariant.combinations)
+    covariates = atlas.schema.biological
+    every = int(np.prod([len(c.categories) for c in covariates]))
+    met = len(atlas.model.prior_invariant.combinations)
+    ask = f"name candidates, a table with the columns {', '.join(c.name for c in covariates)}."
     if met == every:
-        return (
-            "Every combination of values was measured; name candidates, a table with the columns "
-            f"{', '.join(c.name for c in atlas.schema.biological)}."
-        )
+        return f"Every combination of values was measured; {ask}"
     return (
         f"The atlas lists only the {met:,} combinations it met of {every:,}, too many to rank; "
-        f"name candidates, a table with the columns "
-        f"{', '.join(c.name for c in atlas.schema.biological)}."
+        f"{ask}"
     )
 
 

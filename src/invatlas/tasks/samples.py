@@ -79,10 +79,10 @@ def gather_samples(
     kind = pd.Categorical(labels["cell_type"])
     z = embed(atlas, adata[rows], layer=layer, gene_column=gene_column).astype(float)
     sample, code = of_sample.ngroup().to_numpy(), np.asarray(kind.codes, dtype=np.int64)
-    met = {c.name: c.categories for c in atlas.schema.technical}.get(donor, ())
-    n = int(table["donor"].isin(met).sum())
-    doubt = _doubt(atlas, n, table, donor, condition)
-    return Samples(z, rows, sample, code, table, list(kind.categories), doubt, n)
+    known = {c.name: c.categories for c in atlas.schema.technical}.get(donor, ())
+    met = int(table["donor"].isin(known).sum())
+    doubt = _doubt(atlas, met, table, donor, condition)
+    return Samples(z, rows, sample, code, table, list(kind.categories), doubt, met)
 
 
 def name_biology(

@@ -44,7 +44,6 @@ def landmark_distance(
     """D of each cell: over the 25 nearest of 1,000 landmarks, one in forty of fewer."""
     n = max(1, min(NEAREST_LANDMARKS, len(landmarks) * NEAREST_LANDMARKS // LANDMARKS))
 
-    @torch.inference_mode()
     def measure(some: Tensor) -> Tensor:
         near = find_nearest(_relative_squares(some, landmarks), n)
         nearest = torch.from_numpy(near.smallest) + some.square().sum(1, keepdim=True)
@@ -73,7 +72,6 @@ def pooled(
     order = z[:, 0].argsort() if len(z) else torch.zeros(0, dtype=torch.int64)
     samples = -(-len(z) // SAMPLE)
 
-    @torch.inference_mode()
     def pool(some: Tensor) -> Tensor:
         near = find_nearest(_relative_squares(z[some], z[some]), min(POOLED_CELLS, len(some)))
         sums = np.bincount(near.rows, scores[some].numpy()[near.columns])

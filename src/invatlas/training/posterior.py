@@ -47,13 +47,13 @@ def encode_cells(
         return _join(_encode(model.encode.alone(which), which, source, rows))
 
 
+@torch.inference_mode()
 def encode_pieces(
     model: Model, pieces: Iterable[CountSource], which: Sequence[str]
 ) -> dict[str, DiagonalGaussian]:
     """Posterior of sets of latents, by the name of the set, of cells that come piece by piece."""
     encoders = {name: model.encode.alone(name) for name in which}
 
-    @torch.inference_mode()
     def encode(source: CountSource) -> dict[str, DiagonalGaussian]:
         return {name: _join(_encode(one, name, source)) for name, one in encoders.items()}
 
