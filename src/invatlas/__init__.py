@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from invatlas.storage import load, save
     from invatlas.tasks.abundance import abundance
     from invatlas.tasks.adapt import adapt, undo_adaptation
+    from invatlas.tasks.align import align
     from invatlas.tasks.annotate import Calling, annotate
     from invatlas.tasks.counterfactual import counterfactual
     from invatlas.tasks.design import design
@@ -51,6 +52,7 @@ _PLACES = {
     "Settings": "settings",
     "abundance": "tasks.abundance",
     "adapt": "tasks.adapt",
+    "align": "tasks.align",
     "annotate": "tasks.annotate",
     "confounding": "data.confounding",
     "counterfactual": "tasks.counterfactual",
@@ -89,6 +91,7 @@ __all__ = [
     "Settings",
     "abundance",
     "adapt",
+    "align",
     "annotate",
     "confounding",
     "counterfactual",

@@ -53,7 +53,7 @@ class Atlas:
         of the objective for training (``train_``) and held-out (``held_out_``) cells.
     record
         What else is worth knowing, in plain values: layer, cells, training, adaptations,
-        versions, warnings, confounding.
+        alignment, versions, warnings, confounding.
     calibration
         How far calls can be trusted, from held-out cells; None where there were too few.
     """
@@ -197,6 +197,7 @@ def fit(
             "spurious": int((technical_codes[split.train] >= 0).all(1).sum()),
         },
         "adapted": [],
+        "aligned": {},
         "seeds": [],
         "versions": package_versions(),
     }

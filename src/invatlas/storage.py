@@ -52,10 +52,11 @@ RECORD = (
     "training",
     "warnings",
     "adapted",
+    "aligned",
     "versions",
 )
 FILES = frozenset({MODEL, CALIBRATION, CARD, HISTORY, "latents.h5ad", "report.html"})
-ATLAS = Kind("an atlas", CARD, 5, FILES)
+ATLAS = Kind("an atlas", CARD, 6, FILES)
 
 
 def save(atlas: Atlas, path: str | Path, *, overwrite: bool = False) -> None:
@@ -108,6 +109,7 @@ def load(path: str | Path) -> Atlas:
         record = {name: card["record"][name] for name in RECORD}
         int(record["training"]["epochs"])
         _check_adaptations(record["adapted"], schema)
+        record["aligned"] = {name: record["aligned"][name] + 0 for name in record["aligned"]}
         record["seeds"] = [dict(pair) for pair in card["record"].get("seeds", [])]
         findings = card["record"].get("confounding", [])  # absent before it was looked for
         record["confounding"] = [Finding.from_json(finding).to_json() for finding in findings]

@@ -87,7 +87,9 @@ class Model(nn.Module):
         prior = PRIORS[s.prior]
         self.prior_invariant = prior(biological, s.invariant_latents, s.interaction_rank)
         self.prior_spurious = prior(technical, s.spurious_latents, s.interaction_rank)
-        self.measured = Measured(len(biological.combinations), s.invariant_latents)
+        self.measured = Measured(
+            len(biological.combinations), s.invariant_latents, s.layers, s.hidden
+        )
         self.decode = Decoder(
             s.invariant_latents + s.spurious_latents,
             technical.sizes if s.technical_in_decoder else [],

@@ -34,12 +34,14 @@ class Measured(nn.Module):
     cells: Tensor
     mean: Tensor
     log_variance: Tensor
+    hidden: Tensor  # mean of what each layer of z_I's encoder normalises (combination, layer, unit)
 
-    def __init__(self, n_combinations: int, n_latents: int) -> None:
+    def __init__(self, n_combinations: int, n_latents: int, layers: int, hidden: int) -> None:
         super().__init__()
         self.register_buffer("cells", torch.zeros(n_combinations))
         self.register_buffer("mean", torch.zeros(n_combinations, n_latents))
         self.register_buffer("log_variance", torch.zeros(n_combinations, n_latents))
+        self.register_buffer("hidden", torch.zeros(n_combinations, layers, hidden))
 
     def count(self, q: DiagonalGaussian, combination: Int[Tensor, " cell"]) -> None:
         """Take the moments of some cells, each of one combination."""

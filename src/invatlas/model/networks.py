@@ -128,13 +128,35 @@ class Encoder(nn.Module):
         self, counts: SparseCounts, library_size: Float[Tensor, " cell"]
     ) -> dict[str, DiagonalGaussian]:
         """Posterior of each set of latents of each cell, by the name of the set."""
+        return self._leave(self.layers(self._enter(counts, library_size)))
+
+    def look(
+        self, counts: SparseCounts, library_size: Float[Tensor, " cell"]
+    ) -> tuple[dict[str, DiagonalGaussian], Float[Tensor, "layer cell wide"]]:
+        """Posteriors, and what each batch normalisation on the way to them is given."""
+        y, given = self._enter(counts, library_size), []
+        for part in self.layers:
+            if isinstance(part, Hidden):
+                given.append(y)
+            y = part(y)
+        return self._leave(y), torch.stack(given)
+
+    def normalisations(self) -> list[nn.BatchNorm1d]:
+        """Batch normalisations, from the counts to the latents."""
+        return [part.normalise for part in self.layers if isinstance(part, Hidden)]
+
+    def _enter(
+        self, counts: SparseCounts, library_size: Float[Tensor, " cell"]
+    ) -> Float[Tensor, "cell wide"]:
         x = counts.values * (self.median_library_size / library_size).index_select(0, counts.cells)
         if self.training:
             x = x * self._draw_noise(counts).exp()
         u = self.forget_genes(torch.log1p(x))
-        h = self.layers(sparse_linear(u, self.first, counts)).split(self.hidden, 1)
+        return sparse_linear(u, self.first, counts)
+
+    def _leave(self, h: Float[Tensor, "cell wide"]) -> dict[str, DiagonalGaussian]:
         posteriors = {}
-        for (which, head), part in zip(self.heads.items(), h, strict=True):
+        for (which, head), part in zip(self.heads.items(), h.split(self.hidden, 1), strict=True):
             mean, log_variance = head(part).chunk(2, 1)
             posteriors[which] = DiagonalGaussian(mean, log_variance.clamp(-10.0, 4.0))
         return posteriors

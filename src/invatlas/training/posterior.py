@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from invatlas.data.counts import CountSource
 from invatlas.data.minibatch import Cells, gather_counts
@@ -88,8 +89,38 @@ def measure_cells(model: Model, cells: Cells, rows: np.ndarray) -> None:
         places.append(torch.where(met.any(1), met.int().argmax(1), -1))
     place = torch.cat(places)
     known = place >= 0
-    q = encode_cells(model, cells.source, "invariant", rows[known.numpy()])
-    model.measured.count(q, place[known])
+    rows, place = rows[known.numpy()], place[known]
+    model.measured.count(encode_cells(model, cells.source, "invariant", rows), place)
+    n = len(prior.combinations)
+    hidden = mean_hidden(
+        model.encode.alone("invariant"),
+        cells.source,
+        lambda some, _: one_hot(place[some], n).float(),
+        rows,
+    )
+    model.measured.hidden.copy_(hidden[1])
+
+
+def mean_hidden(
+    encode: Encoder,
+    source: CountSource,
+    weigh: Callable[[slice, DiagonalGaussian], Float[Tensor, "cell combination"]],
+    rows: np.ndarray | None = None,
+) -> tuple[Float[Tensor, " combination"], Float[Tensor, "combination layer hidden"]]:
+    """Weighted means of what z_I's encoder normalises, for every combination, and total weights.
+
+    ``weigh`` says how far some of the cells (by default all), whose posteriors are known, are of
+    each combination.
+    """
+    cells, sums = torch.zeros(()), torch.zeros(())
+    rows = np.arange(source.n_cells) if rows is None else rows
+    for start in range(0, len(rows), CHUNK):
+        some = slice(start, start + CHUNK)
+        posteriors, hidden = encode.look(*gather_counts(source, rows[some]))
+        weights = weigh(some, posteriors["invariant"])
+        cells = cells + weights.sum(0)
+        sums = sums + torch.einsum("xd,lxh->dlh", weights, hidden)
+    return cells, sums / cells.clamp_min(1e-6)[:, None, None]
 
 
 @torch.inference_mode()

@@ -1,0 +1,82 @@
+"""Cells counted under conditions an atlas never saw: its encoder of z_I is moved to them.
+
+Wanted where a whole query differs from the reference in one way, such as another technology or a
+stimulation. A new donor of a known laboratory needs none. See training/alignment.py.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from anndata import AnnData
+
+from invatlas.atlas import Atlas
+from invatlas.data.counts import check_cells
+from invatlas.errors import DataError
+from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
+from invatlas.training.alignment import align_means
+
+FEWEST_CELLS = 50
+MOST_CELLS = 4096
+
+
+def align(
+    atlas: Atlas,
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    gene_column: str | None = None,
+    minimum_overlap: float = MINIMUM_OVERLAP,
+) -> Atlas:
+    """Move the encoder of z_I to the cells of a query, by their counts alone.
+
+    What the cells called the same have in common, beyond the reference's cells of that call, is
+    taken for what the laboratory or the condition adds to all, and taken away. It helps where the
+    query is of one laboratory or condition that the reference lacks; it can hurt where many cells
+    are of types the reference lacks, or where laboratories are mixed. Align each to its own.
+
+    Parameters
+    ----------
+    atlas
+        A fitted atlas; it is left as it is.
+    adata
+        Raw counts (cell, gene), at least 50 cells, of which up to 4,096 drawn at random are used;
+        obs is never looked at.
+    layer, gene_column, minimum_overlap
+        As in :func:`invatlas.embed`.
+
+    Returns
+    -------
+    Atlas
+        For these cells. The means that the batch normalisations of z_I's encoder take away have
+        moved; every other weight is bit-identical. ``record["aligned"]`` says to how many cells,
+        and how far: ``shift``, a root mean square in units of a cell's own spread.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than 50 cells, or the atlas was aligned before.
+    GeneError, CountsError
+        As :func:`invatlas.embed`.
+    """
+    check_cells(adata)
+    if adata.n_obs < FEWEST_CELLS:
+        raise DataError(
+            f"The query has {adata.n_obs} cells; an alignment needs at least {FEWEST_CELLS}."
+        )
+    if atlas.record["aligned"]:
+        raise DataError(
+            f"The atlas was aligned to {atlas.record['aligned']['cells']} cells already; align the "
+            "atlas it came from."
+        )
+    rows = np.random.default_rng(atlas.settings.seed).permutation(adata.n_obs)[:MOST_CELLS]
+    chosen = adata[np.sort(rows)]
+    source, overlap = match_counts(atlas, chosen, layer, minimum_overlap, gene_column)
+    model = copy.deepcopy(atlas.model)
+    shift = align_means(model, source)
+    aligned = {"cells": source.n_cells, "shift": shift, "missing_genes": overlap.n_missing}
+    record: dict[str, Any] = {**atlas.record, "aligned": aligned}
+    return replace(atlas, model=model, record=record)

@@ -1,0 +1,58 @@
+"""Move the encoder of z_I to cells counted under conditions that the reference lacks.
+
+    y_l(x)    what batch normalisation l of the encoder is given for a cell x
+    n_d       sum_x p(d | x)                        cells of combination d, called by their counts
+    m_dl      sum_x p(d | x) y_l(x) / n_d           in the query;  M_dl  the same in the reference
+    shift_l   sum_d sqrt(n_d) (m_dl - M_dl) / sum_d sqrt(n_d)       over the d with n_d >= 1
+
+is added to the mean that the normalisation takes away: adaptive batch normalisation (Li et al.
+2018, Pattern Recognition 80), but class by class, so that a query is not moved for having other
+cell types than the reference. Before a first layer, which is linear in the log-normalised counts,
+it takes away what a laboratory or a condition adds to every cell's expression. sqrt(n_d) is half
+way, on a log scale, between counting cells and counting classes. Layers are moved in order, and
+all of them again as the calls get better.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from invatlas.data.counts import CountSource
+from invatlas.model.calls import call_log_probabilities
+from invatlas.model.invae import Model
+from invatlas.model.priors import DiagonalGaussian
+from invatlas.training.posterior import mean_hidden
+
+ROUNDS = 3
+WHICH = "invariant"
+
+
+@torch.inference_mode()
+def align_means(model: Model, source: CountSource) -> float:
+    """Move the means that the encoder of z_I takes away, in place, to the cells of a query.
+
+    Returns
+    -------
+    Root mean square of the shifts, in units of the spread that is normalised.
+    """
+    encode, given, measured = model.encode.alone(WHICH), model.prior_invariant(), model.measured
+    called = encode.normalisations()
+    start = [norm.running_mean.clone() for norm in called]
+    spread = torch.stack([norm.running_var.sqrt() for norm in called])
+    shifts = torch.zeros_like(spread)
+
+    def call(_: slice, q: DiagonalGaussian) -> Tensor:
+        return call_log_probabilities(q, given).exp()
+
+    for _ in range(ROUNDS):
+        for layer, norm in enumerate(called):
+            n, means = mean_hidden(encode, source, call)
+            weight = n.sqrt() * (n >= 1) * (measured.cells > 0)
+            moved = (means[:, layer] - measured.hidden[:, layer]) * weight[:, None]
+            shifts[layer] = moved.sum(0) / weight.sum().clamp_min(1)
+            norm.running_mean.copy_(start[layer] + shifts[layer])
+    place = list(model.encode.heads).index(WHICH)
+    for norm, shift in zip(model.encode.normalisations(), shifts, strict=True):
+        norm.running_mean.unflatten(0, (len(model.encode.heads), -1))[place].add_(shift)
+    return float((shifts / spread).square().mean().sqrt())
