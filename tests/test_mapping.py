@@ -92,6 +92,21 @@ def test_map_adapts_to_nothing_new_with_an_error(fitted: Path, cells: Path, tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_map_aligns_for_one_query_and_leaves_the_atlas_alone(
+    fitted: Path, cells: Path, tmp_path: Path
+) -> None:
+    before = {file.name: file.read_bytes() for file in fitted.iterdir()}
+    asked = ("map", fitted, cells, "--no-report", "--output")
+    call(*asked, tmp_path / "plain.h5ad")
+    said = call(*asked, tmp_path / "aligned.h5ad", "--align")
+    assert "Aligned" in said and "of a cell's spread" in said
+    plain, aligned = (ad.read_h5ad(tmp_path / f"{name}.h5ad") for name in ("plain", "aligned"))
+    assert not np.array_equal(plain.obsm["X_invariant"], aligned.obsm["X_invariant"])
+    expected = ia.embed(ia.align(ia.load(fitted), ad.read_h5ad(cells)), ad.read_h5ad(cells))
+    assert np.array_equal(aligned.obsm["X_invariant"], expected)
+    assert {file.name: file.read_bytes() for file in fitted.iterdir()} == before
+
+
 def test_a_simulated_query_is_mapped(tmp_path: Path) -> None:
     study, query = tmp_path / "study.h5ad", tmp_path / "query.h5ad"
     call("simulate", study, "--query", query, "--cells", 300, "--genes", 60)

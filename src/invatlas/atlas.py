@@ -75,7 +75,8 @@ class Atlas:
 def outline(atlas: Atlas) -> list[tuple[str, str]]:
     """Say in pairs of a name and a text what an atlas holds."""
     schema, settings, trained = atlas.schema, atlas.settings, atlas.record["training"]
-    return [
+    aligned = atlas.record["aligned"]
+    lines = [
         ("cells", f"{atlas.record['cells']:,}"),
         ("genes", f"{len(atlas.genes):,} ({', '.join(atlas.genes[:3])}, ...)"),
         *[(f"biological {c.name}", _list_values(c.categories)) for c in schema.biological],
@@ -91,6 +92,10 @@ def outline(atlas: Atlas) -> list[tuple[str, str]]:
             f"best {trained['best_epoch']}, {trained['seconds']:.0f} s",
         ),
     ]
+    if aligned:
+        moved = f"by {aligned['shift']:.2f} of a cell's spread, to {aligned['cells']:,} cells"
+        lines.append(("aligned", moved))
+    return lines
 
 
 def fit(

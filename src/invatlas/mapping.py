@@ -42,6 +42,14 @@ def map_query(
     false_discovery_rate: Annotated[
         float, typer.Option(help="Nominal share of known cells among those flagged.")
     ] = 0.05,
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align",
+            help="Move z_I's encoder to this query first: for one laboratory or condition that "
+            "the atlas never saw.",
+        ),
+    ] = False,
     adapt: Annotated[
         Path | None,
         typer.Option(
@@ -59,6 +67,7 @@ def map_query(
         from invatlas.folders import check_target
         from invatlas.storage import ATLAS, load, save
         from invatlas.tasks.adapt import adapt as adapt_atlas
+        from invatlas.tasks.align import align as align_atlas
         from invatlas.tasks.annotate import Calling
         from invatlas.tasks.map import map_cells
 
@@ -85,6 +94,17 @@ def map_query(
         adapted = None
         if adapt:
             adapted = adapt_atlas(loaded, adata, layer=layer, gene_column=gene_column)
+        if align:
+            loaded = align_atlas(
+                loaded,
+                adata,
+                layer=layer,
+                gene_column=gene_column,
+                minimum_overlap=minimum_overlap,
+            )
+            say(
+                f"Aligned to the query, {loaded.record['aligned']['shift']:.2f} of a cell's spread."
+            )
         mapped = map_cells(
             loaded,
             adata,

@@ -109,7 +109,7 @@ def load(path: str | Path) -> Atlas:
         record = {name: card["record"][name] for name in RECORD}
         int(record["training"]["epochs"])
         _check_adaptations(record["adapted"], schema)
-        record["aligned"] = {name: record["aligned"][name] + 0 for name in record["aligned"]}
+        _check_alignment(record["aligned"])
         record["seeds"] = [dict(pair) for pair in card["record"].get("seeds", [])]
         findings = card["record"].get("confounding", [])  # absent before it was looked for
         record["confounding"] = [Finding.from_json(finding).to_json() for finding in findings]
@@ -192,6 +192,12 @@ def _check_adaptations(steps: Any, schema: Schema) -> None:
             raise ValueError("an adaptation took combinations away")
 
 
+def _check_alignment(told: dict[str, Any]) -> None:
+    """None, or to how many cells, and how far."""
+    if told and (set(told) != {"cells", "shift", "missing_genes"} or float(told["shift"]) < 0):
+        raise ValueError("an alignment is described by other things than it should be")
+
+
 def _write_calibration(calibration: Calibration | None, file: Path) -> dict[str, Any] | None:
     if calibration is None:
         return None
@@ -216,7 +222,6 @@ def _read_calibration(
         with torch.device("meta"):
             promised = {
                 "exponents": torch.empty(1 + table.shape[1]),
-                "called_share": torch.empty(len(table)),
                 "call_scores": torch.empty(cells),
                 "novelty_scores": torch.empty(cells),
                 "pooled_scores": torch.empty(cells),
@@ -226,7 +231,7 @@ def _read_calibration(
             }
     tensors = read_tensors(folder / CALIBRATION, promised, card.get("sha256"), ATLAS)
     called = tensors["called"]
-    positive = torch.cat([tensors["exponents"], tensors["called_share"], tensors["standard"][1]])
+    positive = torch.cat([tensors["exponents"], tensors["standard"][1]])
     possible = landmarks > 0 and bool(
         (positive > 0).all() and (called >= 0).all() and (called < len(table)).all()
     )

@@ -18,7 +18,6 @@ from invatlas.model.calls import call_log_probabilities, estimate_frequencies, r
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 from invatlas.training.calibration import (
     brier_score,
-    called_share,
     expected_calibration_error,
     fit_exponents,
 )
@@ -69,23 +68,15 @@ def test_each_covariate_has_an_exponent_of_its_own() -> None:
 def test_flat_calls_do_not_send_a_query_to_the_rarest_combination() -> None:
     share = torch.tensor([0.3, 0.3, 0.2, 0.17, 0.02, 0.01])
     log_p, truth = pairs(5000, share, 1.0, 1.0)
-    log_p = torch.log_softmax((log_p + share.log()) / 5, 1)  # flatter than the truth by far
-    pi = called_share(log_p.exp(), truth, share)
-    found = estimate_frequencies(log_p, pi.log(), torch.ones(6, dtype=torch.bool)).exp()
-    assert (found - share).abs().max() < 0.1
-    naive = estimate_frequencies(log_p, share.log(), torch.ones(6, dtype=torch.bool)).exp()
-    assert (naive - share).abs().max() > 0.3  # what dividing by the reference's shares would do
-    called = reweigh(log_p, pi.log(), found.log()).argmax(1)
-    assert (called == truth).float().mean() >= (log_p.argmax(1) == truth).float().mean() - 0.01
-
-
-def test_the_share_called_is_that_of_the_reference_where_calls_are_right() -> None:
-    truth = torch.tensor([0, 0, 1])
-    weight = torch.tensor([0.5, 0.3, 0.2])
-    torch.testing.assert_close(called_share(torch.eye(3)[truth], truth, weight), weight)
-    half = torch.tensor([[0.5, 0.5, 0.0]] * 3)
-    expected = torch.tensor([0.5 * 2 / 3 + 0.3 / 4, 0.5 / 3 + 0.3 * 3 / 4, 0.2])
-    torch.testing.assert_close(called_share(half, truth, weight), expected)
+    log_p = torch.log_softmax(log_p + share.log(), 1)
+    exponents, anything = torch.full((3,), 0.2), torch.ones(6, dtype=torch.bool)
+    found = estimate_frequencies(log_p, share.log(), anything)
+    assert (found.exp() - share).abs().max() < 0.05
+    flat = sharpen(log_p, PAIRS, exponents)
+    after = estimate_frequencies(flat, share.log(), anything).exp()
+    assert (after - share).abs().max() > 0.3  # what flattening before would do
+    called = sharpen(reweigh(log_p, share.log(), found), PAIRS, exponents).argmax(1)
+    assert (called == truth).float().mean() >= (flat.argmax(1) == truth).float().mean() - 0.01
 
 
 def test_honest_calls_have_little_calibration_error_and_sure_ones_much() -> None:

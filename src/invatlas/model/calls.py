@@ -1,17 +1,17 @@
 """What a cell may be, given its counts alone.
 
     p(d | x)     ~  p(d) E_q[p(z_I | d)],   q = q(z_I | x)
-    r(d | x)     =  p(d | x) / prod_c p(d_c | x)              what covariates say together only
-    p_a(d | x)   ~  r(d | x)^a_0 prod_c p(d_c | x)^a_c        calibrated by the exponents a
-    p_w(d | x)   ~  p_a(d | x) w(d) / pi(d)                   where labels have frequencies w
+    p_w(d | x)   ~  p(d | x) w(d) / p(d)                      where labels have frequencies w
+    r(d | x)     =  p_w(d | x) / prod_c p_w(d_c | x)          what covariates say together only
+    p_a(d | x)   ~  r(d | x)^a_0 prod_c p_w(d_c | x)^a_c      calibrated by the exponents a
 
 An exponent is one over a temperature (Guo et al. 2017, ICML): 1 trusts the posterior, 0 ignores
-it. A single one cannot serve a cell type that is sure and a disease that is not. pi is the mean
-of p_a in the reference: a flattened posterior names rare combinations more often than they
-occur, so that w / p would favour them (Alexandari et al. 2020, ICML).
+it. A single one cannot serve a cell type that is sure and a disease that is not.
 
 The frequencies w of an unlabelled query maximise its likelihood by expectation and
-maximisation (Saerens et al. 2002, Neural Computation 14):  w(d) <- mean_x p_w(d | x).
+maximisation (Saerens et al. 2002, Neural Computation 14):  w(d) <- mean_x p_w(d | x). They are
+exchanged before the posterior is flattened: a flattened one leaves every cell some chance of being
+rare, which many undecided cells together make a frequency of.
 """
 
 from __future__ import annotations

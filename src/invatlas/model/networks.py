@@ -141,9 +141,10 @@ class Encoder(nn.Module):
             y = part(y)
         return self._leave(y), torch.stack(given)
 
-    def normalisations(self) -> list[nn.BatchNorm1d]:
-        """Batch normalisations, from the counts to the latents."""
-        return [part.normalise for part in self.layers if isinstance(part, Hidden)]
+    def taken_away(self) -> list[tuple[Tensor, Tensor]]:
+        """Mean and variance of each batch normalisation, each (wide,), from counts to latents."""
+        norms = [part.normalise for part in self.layers if isinstance(part, Hidden)]
+        return [(n.get_buffer("running_mean"), n.get_buffer("running_var")) for n in norms]
 
     def _enter(
         self, counts: SparseCounts, library_size: Float[Tensor, " cell"]

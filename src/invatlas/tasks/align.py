@@ -19,7 +19,7 @@ from invatlas.errors import DataError
 from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
 from invatlas.training.alignment import align_means
 
-FEWEST_CELLS = 50
+FEWEST_CELLS = 30
 MOST_CELLS = 4096
 
 
@@ -43,7 +43,7 @@ def align(
     atlas
         A fitted atlas; it is left as it is.
     adata
-        Raw counts (cell, gene), at least 50 cells, of which up to 4,096 drawn at random are used;
+        Raw counts (cell, gene), at least 30 cells, of which up to 4,096 drawn at random are used;
         obs is never looked at.
     layer, gene_column, minimum_overlap
         As in :func:`invatlas.embed`.
@@ -58,7 +58,7 @@ def align(
     Raises
     ------
     DataError
-        If there are fewer than 50 cells, or the atlas was aligned before.
+        If there are fewer than 30 cells, or the atlas was aligned before.
     GeneError, CountsError
         As :func:`invatlas.embed`.
     """

@@ -121,17 +121,19 @@ def log_probabilities(
     """Calibrated log-posterior (cell, joint) under the wanted label frequencies."""
     prior, known = atlas.model.prior_invariant, atlas.calibration
     combinations, place = prior.joint()
-    log_p, log_share = calls.log_p, collapse(prior.weights.log()[None], place)[0]
-    if known:
-        pieces = [sharpen(some, combinations, known.exponents) for some in log_p.split(CHUNK)]
-        log_p, log_share = torch.cat(pieces), known.called_share.log()
+    log_share = collapse(prior.weights.log()[None], place)[0]
     if label_prior == "query":
-        log_weight = estimate_frequencies(log_p, log_share, allowed)
+        log_weight = estimate_frequencies(calls.log_p, log_share, allowed)
     elif label_prior == "uniform":
         log_weight = torch.zeros_like(log_share)
     else:
         log_weight = log_share
-    return reweigh(log_p, log_share, log_weight.masked_fill(~allowed, -torch.inf))
+    log_weight = log_weight.masked_fill(~allowed, -torch.inf)
+    pieces = []
+    for some in calls.log_p.split(CHUNK):
+        log_p = reweigh(some, log_share, log_weight)
+        pieces.append(sharpen(log_p, combinations, known.exponents) if known else log_p)
+    return torch.cat(pieces)
 
 
 def describe(

@@ -111,10 +111,12 @@ def describe_calibration(atlas: Atlas) -> str:
         parts.append(f"{together:.2f} (together)")
     poor = known.expected_calibration_error > POOR_CALIBRATION
     doubt = " Calls of new donors are poorly calibrated: trust their order, not their size."
+    moved = atlas.record["aligned"]
+    since = f" The atlas was aligned to {moved['cells']:,} cells since." if moved else ""
     return (
         f"Calls were calibrated on {len(known.called):,} held-out cells {whom}: exponents "
         f"{', '.join(parts)}; expected calibration error {known.expected_calibration_error:.3f}, "
-        f"Brier score {known.brier:.3f}.{doubt if poor else ''}"
+        f"Brier score {known.brier:.3f}.{doubt if poor else ''}{since}"
     )
 
 

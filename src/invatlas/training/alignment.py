@@ -37,22 +37,22 @@ def align_means(model: Model, source: CountSource) -> float:
     Root mean square of the shifts, in units of the spread that is normalised.
     """
     encode, given, measured = model.encode.alone(WHICH), model.prior_invariant(), model.measured
-    called = encode.normalisations()
-    start = [norm.running_mean.clone() for norm in called]
-    spread = torch.stack([norm.running_var.sqrt() for norm in called])
-    shifts = torch.zeros_like(spread)
+    moments = encode.taken_away()
+    before = [mean.clone() for mean, _ in moments]
+    shifts = torch.zeros(len(moments), encode.hidden)
 
     def call(_: slice, q: DiagonalGaussian) -> Tensor:
         return call_log_probabilities(q, given).exp()
 
     for _ in range(ROUNDS):
-        for layer, norm in enumerate(called):
+        for layer, (mean, _) in enumerate(moments):
             n, means = mean_hidden(encode, source, call)
             weight = n.sqrt() * (n >= 1) * (measured.cells > 0)
             moved = (means[:, layer] - measured.hidden[:, layer]) * weight[:, None]
             shifts[layer] = moved.sum(0) / weight.sum().clamp_min(1)
-            norm.running_mean.copy_(start[layer] + shifts[layer])
+            mean.copy_(before[layer] + shifts[layer])
     place = list(model.encode.heads).index(WHICH)
-    for norm, shift in zip(model.encode.normalisations(), shifts, strict=True):
-        norm.running_mean.unflatten(0, (len(model.encode.heads), -1))[place].add_(shift)
-    return float((shifts / spread).square().mean().sqrt())
+    for (mean, _), shift in zip(model.encode.taken_away(), shifts, strict=True):
+        mean.view(-1, encode.hidden)[place].add_(shift)
+    variances = torch.stack([variance for _, variance in moments])
+    return float((shifts.square() / variances).mean().sqrt())

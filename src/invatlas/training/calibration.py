@@ -1,7 +1,6 @@
 """What held-out cells say of how far calls can be trusted.
 
     a           minimises  - mean log p_a(d | x)  over held-out cells     (see model/calls.py)
-    pi(d')      sum_d p(d) mean p_a(d' | x) over held-out cells of d, one cell called rightly added
     s(x, d)     1 - p_a(d | x), how badly combination d fits a cell        (Sadinle et al.
                 2019, JASA 114)
     n(x)        how new a cell is                                     (see novelty.py)
@@ -26,7 +25,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from invatlas.data.minibatch import Cells
-from invatlas.model.calls import call_parts, collapse, sharpen
+from invatlas.model.calls import call_parts, sharpen
 from invatlas.model.invae import Model
 from invatlas.training.novelty import LANDMARKS, landmark_distance, pooled, standardised_sum
 from invatlas.training.posterior import Calls, call_cells, encode_cells
@@ -45,8 +44,6 @@ class Calibration:
     ----------
     exponents
         a_0, then a_c of each biological covariate c, shape (part,).
-    called_share
-        pi(d), how often p_a names each combination in the reference, shape (combination,).
     expected_calibration_error, brier
         Of the joint calls of these cells, each judged by exponents the other half gave.
     whole_donors
@@ -64,7 +61,6 @@ class Calibration:
     """
 
     exponents: Float[Tensor, " part"]
-    called_share: Float[Tensor, " combination"]
     expected_calibration_error: float
     brier: float
     whole_donors: bool
@@ -155,7 +151,6 @@ def _measure(
     scores = standardised_sum(parts, standard)
     return Calibration(
         exponents,
-        called_share(p, truth, collapse(prior.weights.log()[None], place)[0].softmax(0)),
         expected_calibration_error(crossed, truth),
         brier_score(crossed, truth),
         whole_donors,
@@ -194,16 +189,6 @@ def fit_exponents(
     bounds = [EXPONENTS] * len(parts)
     found = minimize(loss, np.ones(len(parts)), jac=True, method="L-BFGS-B", bounds=bounds)
     return torch.from_numpy(found.x).float()
-
-
-def called_share(
-    p: Float[Tensor, "cell combination"],
-    truth: Int[Tensor, " cell"],
-    weight: Float[Tensor, " combination"],
-) -> Float[Tensor, " combination"]:
-    """Pi: how often each combination is named where the true ones occur as in the reference."""
-    named = torch.eye(p.shape[1], dtype=p.dtype).index_add_(0, truth, p)
-    return weight @ (named / named.sum(1, keepdim=True))
 
 
 def expected_calibration_error(
