@@ -99,12 +99,36 @@ def test_map_aligns_for_one_query_and_leaves_the_atlas_alone(
     asked = ("map", fitted, cells, "--no-report", "--output")
     call(*asked, tmp_path / "plain.h5ad")
     said = call(*asked, tmp_path / "aligned.h5ad", "--align")
-    assert "Aligned" in said and "of a cell's spread" in said
+    assert "Aligned, moved by shares of a cell's spread: all cells 0." in said
     plain, aligned = (ad.read_h5ad(tmp_path / f"{name}.h5ad") for name in ("plain", "aligned"))
     assert not np.array_equal(plain.obsm["X_invariant"], aligned.obsm["X_invariant"])
     expected = ia.embed(ia.align(ia.load(fitted), ad.read_h5ad(cells)), ad.read_h5ad(cells))
     assert np.array_equal(aligned.obsm["X_invariant"], expected)
     assert {file.name: file.read_bytes() for file in fitted.iterdir()} == before
+
+
+def test_map_aligns_each_batch_by_itself(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    study = ad.read_h5ad(cells)
+    run = study.obs["batch"].astype(object)
+    few, without = np.flatnonzero(run == "batch_1")[:20], np.flatnonzero(run == "batch_2")[:2]
+    run.iloc[few], run.iloc[without] = "small", None
+    study.obs["run"] = run
+    study.write_h5ad(tmp_path / "query.h5ad")
+    asked = ("map", fitted, tmp_path / "query.h5ad", "--no-report", "-o", tmp_path / "m.h5ad")
+    said = call(*asked, "--align-by", "run")
+    assert "22 cells without a run that 30 have were left as they are" in said
+    found, atlas = ad.read_h5ad(tmp_path / "m.h5ad"), ia.load(fitted)
+    plain = ia.embed(atlas, study)
+    expected = plain.copy()
+    for name in ("batch_1", "batch_2"):
+        rows = (study.obs["run"] == name).to_numpy()
+        expected[rows] = ia.embed(ia.align(atlas, study[rows].copy()), study[rows].copy())
+    assert np.abs(expected - plain).max() > 1e-2
+    np.testing.assert_allclose(found.obsm["X_invariant"], expected, atol=1e-5)
+    np.testing.assert_allclose(
+        found.obsm["X_spurious"], ia.embed(atlas, study, "spurious"), atol=1e-5
+    )
+    assert "obs has no column 'runs'" in refuse(*asked, "--align-by", "runs", "--overwrite")
 
 
 def test_a_simulated_query_is_mapped(tmp_path: Path) -> None:

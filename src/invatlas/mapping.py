@@ -50,6 +50,10 @@ def map_query(
             "the atlas never saw.",
         ),
     ] = False,
+    align_by: Annotated[
+        str | None,
+        typer.Option(help="The same for each value of a column of obs, such as the batch."),
+    ] = None,
     adapt: Annotated[
         Path | None,
         typer.Option(
@@ -67,7 +71,6 @@ def map_query(
         from invatlas.folders import check_target
         from invatlas.storage import ATLAS, load, save
         from invatlas.tasks.adapt import adapt as adapt_atlas
-        from invatlas.tasks.align import align as align_atlas
         from invatlas.tasks.annotate import Calling
         from invatlas.tasks.map import map_cells
 
@@ -94,17 +97,6 @@ def map_query(
         adapted = None
         if adapt:
             adapted = adapt_atlas(loaded, adata, layer=layer, gene_column=gene_column)
-        if align:
-            loaded = align_atlas(
-                loaded,
-                adata,
-                layer=layer,
-                gene_column=gene_column,
-                minimum_overlap=minimum_overlap,
-            )
-            say(
-                f"Aligned to the query, {loaded.record['aligned']['shift']:.2f} of a cell's spread."
-            )
         mapped = map_cells(
             loaded,
             adata,
@@ -113,6 +105,8 @@ def map_query(
             gene_column=gene_column,
             minimum_overlap=minimum_overlap,
             layout=report,
+            align=align,
+            align_by=align_by,
         )
         adata.obs = mapped.cells.obs
         for name in mapped.cells.obsm:

@@ -11,12 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
+from invatlas.data.columns import text_values
 from invatlas.data.counts import check_cells
+from invatlas.data.genes import GeneOverlap
 from invatlas.errors import DataError
-from invatlas.tasks.embed import MINIMUM_OVERLAP, match_counts
+from invatlas.model.priors import DiagonalGaussian
+from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts, match_counts
 from invatlas.training.alignment import align_means
 
 FEWEST_CELLS = 30
@@ -80,3 +84,45 @@ def align(
     aligned = {"cells": source.n_cells, "shift": shift, "missing_genes": overlap.n_missing}
     record: dict[str, Any] = {**atlas.record, "aligned": aligned}
     return replace(atlas, model=model, record=record)
+
+
+def encode_aligned(
+    atlas: Atlas,
+    adata: AnnData,
+    by: str | None,
+    layer: str | None,
+    minimum_overlap: float,
+    gene_column: str | None = None,
+) -> tuple[dict[str, DiagonalGaussian], GeneOverlap, str]:
+    """Posteriors of cells, those of each value of a column from an atlas aligned to them alone.
+
+    Without a column the atlas is aligned to all cells at once. Cells without a value, or with one
+    that fewer than 30 have, are encoded as they are. The sentence says how far each value moved.
+    """
+    groups, rest = {"all cells": np.arange(adata.n_obs)}, np.zeros(0, dtype=np.intp)
+    if by is not None:
+        values = text_values(adata.obs, by)
+        values = values.where(values.map(values.value_counts()) >= FEWEST_CELLS)
+        groups, rest = values.groupby(values).indices, np.flatnonzero(values.isna())
+    matching = layer, minimum_overlap, gene_column
+    found, moved = [], []
+    for name, rows in groups.items():
+        some = adata[rows]
+        aligned = align(
+            atlas, some, layer=layer, gene_column=gene_column, minimum_overlap=minimum_overlap
+        )
+        moved.append(f"{name} {aligned.record['aligned']['shift']:.2f}")
+        found.append(encode_counts(aligned, some, LATENTS, *matching))
+    told = f"Aligned, moved by shares of a cell's spread: {', '.join(moved) or 'nothing'}."
+    if len(rest):
+        found.append(encode_counts(atlas, adata[rest], LATENTS, *matching))
+        told += f" {len(rest)} cells without a {by} that {FEWEST_CELLS} have were left as they are."
+    order = torch.from_numpy(np.argsort(np.concatenate([*groups.values(), rest])))
+    posteriors = {
+        which: DiagonalGaussian(
+            torch.cat([q[which].mean for q, _ in found])[order],
+            torch.cat([q[which].log_variance for q, _ in found])[order],
+        )
+        for which in LATENTS
+    }
+    return posteriors, found[0][1], told

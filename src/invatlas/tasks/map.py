@@ -9,6 +9,7 @@ from anndata import AnnData
 
 from invatlas.atlas import Atlas
 from invatlas.data.genes import GeneOverlap
+from invatlas.tasks.align import encode_aligned
 from invatlas.tasks.annotate import Calling, describe, describe_doubts, unknown_values
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts
 from invatlas.tasks.layout import lay_out
@@ -49,6 +50,8 @@ def map_cells(
     gene_column: str | None = None,
     minimum_overlap: float = MINIMUM_OVERLAP,
     layout: bool = False,
+    align: bool = False,
+    align_by: str | None = None,
 ) -> Mapped:
     """Embed cells and, where wanted, call them and lay them out on a plane.
 
@@ -68,6 +71,11 @@ def map_cells(
         Share of the reference's counts that the common genes must have held.
     layout
         Whether to add ``X_invariant_umap`` and ``X_spurious_umap``.
+    align
+        Whether to move z_I's encoder to these cells first; see :func:`invatlas.align`.
+    align_by
+        Column of obs, such as the batch; the encoder is moved to the cells of each of its values
+        by themselves.
 
     Raises
     ------
@@ -76,19 +84,29 @@ def map_cells(
         is no such column.
     CountsError
         If the counts are no raw counts.
+    CovariateError
+        If there is no column to align by.
+    DataError
+        If there are fewer than 30 cells to align to, or the atlas was aligned before.
     """
-    posteriors, overlap = encode_counts(atlas, adata, LATENTS, layer, minimum_overlap, gene_column)
+    matching = layer, minimum_overlap, gene_column
+    told: list[str] = []
+    if align or align_by:
+        posteriors, overlap, moved = encode_aligned(atlas, adata, align_by, *matching)
+        told.append(moved)
+    else:
+        posteriors, overlap = encode_counts(atlas, adata, LATENTS, *matching)
     cells = AnnData(obs=pd.DataFrame(adata.obs).copy())
     for which, posterior in posteriors.items():
         latents = posterior.mean.numpy()
         cells.obsm[f"X_{which}"] = latents
         if layout:
             cells.obsm[f"X_{which}_umap"] = lay_out(latents, atlas.settings.seed)
-    states, notes = None, unknown_values(atlas, adata.obs)
+    states, notes = None, [*told, *unknown_values(atlas, adata.obs)]
     if calling is not None:
         calls = describe(atlas, posteriors["invariant"], calling, overlap)
         calls = calls.set_axis(cells.obs_names)
-        notes = describe_doubts(atlas, adata.obs, calling, overlap)
+        notes = [*told, *describe_doubts(atlas, adata.obs, calling, overlap)]
         z = cells.obsm["X_invariant"]
         states = novel_states(adata, calls, z, layer=layer, gene_column=gene_column)
         cells.obs[calls.columns] = calls
