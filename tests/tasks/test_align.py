@@ -155,6 +155,19 @@ def test_a_damaged_account_of_an_alignment_is_refused(aligned: ia.Atlas, tmp_pat
         ia.load(tmp_path / "atlas")
 
 
+def test_a_strange_query_is_told_from_a_usual_one(
+    atlas: ia.Atlas, aligned: ia.Atlas, query: AnnData, world: AnnData
+) -> None:
+    calling = ia.Calling()
+    told = ia.map_cells(atlas, query, calling=calling).notes
+    assert any("--align (Python: align=True) may call it better" in note for note in told)
+    usual = world[query.obs_names].copy()
+    for cells, asked in ((usual, {}), (query, {"align": True}), (query[:20].copy(), {})):
+        notes = ia.map_cells(atlas, cells, calling=calling, **asked).notes
+        assert not any("may call it better" in note for note in notes)
+    assert not any("may call" in n for n in ia.map_cells(aligned, query, calling=calling).notes)
+
+
 def test_what_cannot_be_aligned_is_refused(
     atlas: ia.Atlas, aligned: ia.Atlas, query: AnnData
 ) -> None:

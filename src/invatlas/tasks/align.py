@@ -25,6 +25,7 @@ from invatlas.training.alignment import align_means
 
 FEWEST_CELLS = 30
 MOST_CELLS = 4096
+STRANGE = 0.2  # of a cell's spread; see docs/measurements.md
 
 
 def align(
@@ -84,6 +85,29 @@ def align(
     aligned = {"cells": source.n_cells, "shift": shift, "missing_genes": overlap.n_missing}
     record: dict[str, Any] = {**atlas.record, "aligned": aligned}
     return replace(atlas, model=model, record=record)
+
+
+def describe_strangeness(
+    atlas: Atlas,
+    adata: AnnData,
+    layer: str | None,
+    minimum_overlap: float,
+    gene_column: str | None = None,
+) -> list[str]:
+    """Say where a query seems to be of a laboratory or condition that the atlas never saw."""
+    if adata.n_obs < FEWEST_CELLS or atlas.record["aligned"]:
+        return []
+    aligned = align(
+        atlas, adata, layer=layer, gene_column=gene_column, minimum_overlap=minimum_overlap
+    )
+    shift = aligned.record["aligned"]["shift"]
+    if shift < STRANGE:
+        return []
+    return [
+        f"The query lies {shift:.2f} of a cell's spread from reference cells of the same calls; "
+        "new donors of a known laboratory mostly lie nearer than 0.15. If it is of another laboratory "
+        "or condition, --align (Python: align=True) may call it better."
+    ]
 
 
 def encode_aligned(

@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from invatlas.atlas import Atlas
 from invatlas.data.genes import GeneOverlap
-from invatlas.tasks.align import encode_aligned
+from invatlas.tasks.align import describe_strangeness, encode_aligned
 from invatlas.tasks.annotate import Calling, describe, describe_doubts, unknown_values
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts
 from invatlas.tasks.layout import lay_out
@@ -93,8 +93,10 @@ def map_cells(
     told: list[str] = []
     if align or align_by:
         posteriors, overlap, moved = encode_aligned(atlas, adata, align_by, *matching)
-        told.append(moved)
+        told = [moved]
     else:
+        if calling is not None:
+            told = describe_strangeness(atlas, adata, *matching)
         posteriors, overlap = encode_counts(atlas, adata, LATENTS, *matching)
     cells = AnnData(obs=pd.DataFrame(adata.obs).copy())
     for which, posterior in posteriors.items():
