@@ -105,8 +105,8 @@ def describe_strangeness(
         return []
     return [
         f"The query lies {shift:.2f} of a cell's spread from reference cells of the same calls; "
-        "new donors of a known laboratory mostly lie nearer than 0.15. If it is of another laboratory "
-        "or condition, --align (Python: align=True) may call it better."
+        "new donors of a known laboratory mostly lie nearer than 0.15. If it is of another "
+        "laboratory or condition, --align (Python: align=True) may call it better."
     ]
 
 
