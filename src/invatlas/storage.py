@@ -218,6 +218,7 @@ def _read_calibration(
     with reading(folder / CARD):
         cells, landmarks = int(card["cells"]), int(card["landmarks"])
         gap, brier = (float(card[name]) for name in ("expected_calibration_error", "brier"))
+        shift = float(card["usual_shift"])
         whole_donors = bool(card["whole_donors"])
         with torch.device("meta"):
             promised = {
@@ -233,12 +234,16 @@ def _read_calibration(
     called = tensors["called"]
     positive = torch.cat([tensors["exponents"], tensors["standard"][1]])
     possible = landmarks > 0 and bool(
-        (positive > 0).all() and (called >= 0).all() and (called < len(table)).all()
+        shift >= 0 and (positive > 0).all() and (called >= 0).all() and (called < len(table)).all()
     )
     if not (possible and all(torch.isfinite(t).all() for t in tensors.values())):
         raise StorageError(f"{folder / CALIBRATION} is damaged: it holds impossible values.")
     return Calibration(
-        expected_calibration_error=gap, brier=brier, whole_donors=whole_donors, **tensors
+        expected_calibration_error=gap,
+        brier=brier,
+        whole_donors=whole_donors,
+        usual_shift=shift,
+        **tensors,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,10 @@ def test_a_strange_query_is_told_from_a_usual_one(
     atlas: ia.Atlas, aligned: ia.Atlas, query: AnnData, world: AnnData
 ) -> None:
     calling = ia.Calling()
+    assert atlas.calibration is not None and atlas.calibration.usual_shift == 0
+    assert not any("call it better" in n for n in ia.map_cells(atlas, query, calling=calling).notes)
+    known = replace(atlas.calibration, usual_shift=0.15)
+    atlas, aligned = (replace(one, calibration=known) for one in (atlas, aligned))
     told = ia.map_cells(atlas, query, calling=calling).notes
     assert any("--align (Python: align=True) may call it better" in note for note in told)
     usual = world[query.obs_names].copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 import invatlas as ia
+from invatlas.data.minibatch import Cells
 from invatlas.model.calls import call_log_probabilities, estimate_frequencies, reweigh, sharpen
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
+from invatlas.tasks.embed import match_counts
 from invatlas.training.calibration import (
     brier_score,
     expected_calibration_error,
+    find_usual_shift,
     fit_exponents,
 )
 from invatlas.training.novelty import flat_entropy, landmark_distance, pooled
@@ -173,3 +177,28 @@ def test_samples_are_pooled_apart_and_in_any_order(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(found[some], pooled(scores[some], z[some]))
     shuffled = torch.randperm(60, generator=generator)
     torch.testing.assert_close(found[shuffled], pooled(scores[shuffled], z[shuffled]))
+
+
+def test_the_usual_shift_is_that_of_the_farthest_spared_donor(study: AnnData) -> None:
+    settings = ia.Settings(genes=0, hidden=16, epochs=3, spared_donors=0.3)
+    atlas = ia.fit(study, ["cell_type", "disease"], ["donor", "batch"], settings=settings)
+    assert atlas.calibration is not None and atlas.calibration.whole_donors
+    assert 0 < atlas.calibration.usual_shift < 5
+    assert (
+        ia.fit(
+            study, ["cell_type"], ["batch"], settings=replace(settings, spared_donors=0.0)
+        ).calibration.usual_shift
+        == 0
+    )
+
+
+def test_a_donor_of_few_cells_says_nothing_of_the_usual_shift(
+    atlas: ia.Atlas, study: AnnData
+) -> None:
+    codes = atlas.schema.encode(study.obs)
+    source, _ = match_counts(atlas, study, None, 0.5)
+    cells, column = Cells(source, *codes), 0
+    donors = [np.flatnonzero(codes[1][:, column] == k) for k in range(2)]
+    single = [find_usual_shift(atlas.model, cells, rows, column) for rows in donors]
+    assert find_usual_shift(atlas.model, cells, np.concatenate(donors), column) == max(single)
+    assert find_usual_shift(atlas.model, cells, donors[0][:29], column) == 0

@@ -16,16 +16,15 @@ from anndata import AnnData
 
 from invatlas.atlas import Atlas
 from invatlas.data.columns import text_values
-from invatlas.data.counts import check_cells
+from invatlas.data.counts import CountSource, check_cells
 from invatlas.data.genes import GeneOverlap
 from invatlas.errors import DataError
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts, match_counts
-from invatlas.training.alignment import align_means
+from invatlas.training.alignment import FEWEST_ALIGNED, apply_shift, find_shift, measure_shift
 
-FEWEST_CELLS = 30
 MOST_CELLS = 4096
-STRANGE = 0.2  # of a cell's spread; see docs/measurements.md
+STRANGE = 1.5  # times as far off as spared donors
 
 
 def align(
@@ -68,23 +67,38 @@ def align(
         As :func:`invatlas.embed`.
     """
     check_cells(adata)
-    if adata.n_obs < FEWEST_CELLS:
+    if adata.n_obs < FEWEST_ALIGNED:
         raise DataError(
-            f"The query has {adata.n_obs} cells; an alignment needs at least {FEWEST_CELLS}."
+            f"The query has {adata.n_obs} cells; an alignment needs at least {FEWEST_ALIGNED}."
         )
     if atlas.record["aligned"]:
         raise DataError(
             f"The atlas was aligned to {atlas.record['aligned']['cells']} cells already; align the "
             "atlas it came from."
         )
+    shift, source, overlap = _find_shift(atlas, adata, layer, minimum_overlap, gene_column)
+    model = copy.deepcopy(atlas.model)
+    apply_shift(model, shift)
+    aligned = {
+        "cells": source.n_cells,
+        "shift": measure_shift(atlas.model, shift),
+        "missing_genes": overlap.n_missing,
+    }
+    record: dict[str, Any] = {**atlas.record, "aligned": aligned}
+    return replace(atlas, model=model, record=record)
+
+
+def _find_shift(
+    atlas: Atlas,
+    adata: AnnData,
+    layer: str | None,
+    minimum_overlap: float,
+    gene_column: str | None,
+) -> tuple[torch.Tensor, CountSource, GeneOverlap]:
     rows = np.random.default_rng(atlas.settings.seed).permutation(adata.n_obs)[:MOST_CELLS]
     chosen = adata[np.sort(rows)]
     source, overlap = match_counts(atlas, chosen, layer, minimum_overlap, gene_column)
-    model = copy.deepcopy(atlas.model)
-    shift = align_means(model, source)
-    aligned = {"cells": source.n_cells, "shift": shift, "missing_genes": overlap.n_missing}
-    record: dict[str, Any] = {**atlas.record, "aligned": aligned}
-    return replace(atlas, model=model, record=record)
+    return find_shift(atlas.model, source), source, overlap
 
 
 def describe_strangeness(
@@ -94,19 +108,18 @@ def describe_strangeness(
     minimum_overlap: float,
     gene_column: str | None = None,
 ) -> list[str]:
-    """Say where a query seems to be of a laboratory or condition that the atlas never saw."""
-    if adata.n_obs < FEWEST_CELLS or atlas.record["aligned"]:
+    """Say where a query lies farther off than any donor that was spared to calibrate calls."""
+    usual = atlas.calibration.usual_shift if atlas.calibration else 0.0
+    if not usual or adata.n_obs < FEWEST_ALIGNED or atlas.record["aligned"]:
         return []
-    aligned = align(
-        atlas, adata, layer=layer, gene_column=gene_column, minimum_overlap=minimum_overlap
-    )
-    shift = aligned.record["aligned"]["shift"]
-    if shift < STRANGE:
+    found, _, _ = _find_shift(atlas, adata, layer, minimum_overlap, gene_column)
+    shift = measure_shift(atlas.model, found)
+    if shift < STRANGE * usual:
         return []
     return [
         f"The query lies {shift:.2f} of a cell's spread from reference cells of the same calls; "
-        "new donors of a known laboratory mostly lie nearer than 0.15. If it is of another "
-        "laboratory or condition, --align (Python: align=True) may call it better."
+        f"donors nobody trained on lay at most {usual:.2f} away. If it is of another laboratory or "
+        "condition than the reference, --align (Python: align=True) may call it better."
     ]
 
 
@@ -126,7 +139,7 @@ def encode_aligned(
     groups, rest = {"all cells": np.arange(adata.n_obs)}, np.zeros(0, dtype=np.intp)
     if by is not None:
         values = text_values(adata.obs, by)
-        values = values.where(values.map(values.value_counts()) >= FEWEST_CELLS)
+        values = values.where(values.map(values.value_counts()) >= FEWEST_ALIGNED)
         groups, rest = values.groupby(values).indices, np.flatnonzero(values.isna())
     matching = layer, minimum_overlap, gene_column
     found, moved = [], []
@@ -140,7 +153,9 @@ def encode_aligned(
     told = f"Aligned, moved by shares of a cell's spread: {', '.join(moved) or 'nothing'}."
     if len(rest):
         found.append(encode_counts(atlas, adata[rest], LATENTS, *matching))
-        told += f" {len(rest)} cells without a {by} that {FEWEST_CELLS} have were left as they are."
+        told += (
+            f" {len(rest)} cells without a {by} that {FEWEST_ALIGNED} have were left as they are."
+        )
     order = torch.from_numpy(np.argsort(np.concatenate([*groups.values(), rest])))
     posteriors = {
         which: DiagonalGaussian(

@@ -15,7 +15,9 @@ all of them again as the calls get better.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from invatlas.data.counts import CountSource
@@ -25,34 +27,43 @@ from invatlas.model.priors import DiagonalGaussian
 from invatlas.training.posterior import mean_hidden
 
 ROUNDS = 3
+FEWEST_ALIGNED = 30  # cells from which a shift can be told
 WHICH = "invariant"
 
 
 @torch.inference_mode()
-def align_means(model: Model, source: CountSource) -> float:
-    """Move the means that the encoder of z_I takes away, in place, to the cells of a query.
-
-    Returns
-    -------
-    Root mean square of the shifts, in units of the spread that is normalised.
-    """
+def find_shift(
+    model: Model, source: CountSource, rows: np.ndarray | None = None
+) -> Float[Tensor, "layer hidden"]:
+    """Find what some cells, by default all, have beyond the reference before each normalisation."""
     encode, given, measured = model.encode.alone(WHICH), model.prior_invariant(), model.measured
-    moments = encode.taken_away()
-    before = [mean.clone() for mean, _ in moments]
-    shifts = torch.zeros(len(moments), encode.hidden)
+    means = [mean for mean, _ in encode.taken_away()]
+    before = [mean.clone() for mean in means]
+    shift = torch.zeros(len(means), encode.hidden)
 
     def call(_: slice, q: DiagonalGaussian) -> Tensor:
         return call_log_probabilities(q, given).exp()
 
     for _ in range(ROUNDS):
-        for layer, (mean, _) in enumerate(moments):
-            n, means = mean_hidden(encode, source, call)
+        for layer, mean in enumerate(means):
+            n, hidden = mean_hidden(encode, source, call, rows)
             weight = n.sqrt() * (n >= 1) * (measured.cells > 0)
-            moved = (means[:, layer] - measured.hidden[:, layer]) * weight[:, None]
-            shifts[layer] = moved.sum(0) / weight.sum().clamp_min(1)
-            mean.copy_(before[layer] + shifts[layer])
+            moved = (hidden[:, layer] - measured.hidden[:, layer]) * weight[:, None]
+            shift[layer] = moved.sum(0) / weight.sum().clamp_min(1)
+            mean.copy_(before[layer] + shift[layer])
+    return shift
+
+
+def measure_shift(model: Model, shift: Float[Tensor, "layer hidden"]) -> float:
+    """Root mean square of a shift, in units of the spread that is normalised."""
+    encode = model.encode.alone(WHICH)
+    variances = torch.stack([variance for _, variance in encode.taken_away()])
+    return float((shift.square() / variances).mean().sqrt())
+
+
+@torch.inference_mode()
+def apply_shift(model: Model, shift: Float[Tensor, "layer hidden"]) -> None:
+    """Move the means that the encoder of z_I takes away, in place."""
     place = list(model.encode.heads).index(WHICH)
-    for (mean, _), shift in zip(model.encode.taken_away(), shifts, strict=True):
-        mean.view(-1, encode.hidden)[place].add_(shift)
-    variances = torch.stack([variance for _, variance in moments])
-    return float((shifts.square() / variances).mean().sqrt())
+    for (mean, _), by in zip(model.encode.taken_away(), shift, strict=True):
+        mean.view(-1, shift.shape[1])[place].add_(by)

@@ -27,6 +27,7 @@ from torch import Tensor
 from invatlas.data.minibatch import Cells
 from invatlas.model.calls import call_parts, sharpen
 from invatlas.model.invae import Model
+from invatlas.training.alignment import FEWEST_ALIGNED, find_shift, measure_shift
 from invatlas.training.novelty import LANDMARKS, landmark_distance, pooled, standardised_sum
 from invatlas.training.posterior import Calls, call_cells, encode_cells
 from invatlas.training.split import Split
@@ -58,6 +59,9 @@ class Calibration:
         z_I of reference cells that distances are taken to, shape (landmark, latent).
     standard
         Means (first row) and spreads of D and H, shape (2, 2).
+    usual_shift
+        Farthest that one of these donors lies from the reference (training/alignment.py); 0 where
+        no donor has cells enough.
     """
 
     exponents: Float[Tensor, " part"]
@@ -70,6 +74,7 @@ class Calibration:
     called: Int[Tensor, " cell"]
     landmarks: Float[Tensor, "landmark latent"]
     standard: Float[Tensor, "2 2"]
+    usual_shift: float
 
     def novelty(self, z: Float[Tensor, "cell latent"], calls: Calls) -> Float[Tensor, " cell"]:
         """Score n of cells that were encoded and called, each alone."""
@@ -86,7 +91,7 @@ def calibrate(
     """
     chosen = np.sort(generator.permutation(split.train)[:LANDMARKS])
     landmarks = encode_cells(model, cells.source, "invariant", chosen).mean
-    return _measure(model, cells, split.held_out, landmarks, None, split.covariate is not None)
+    return _measure(model, cells, split.held_out, landmarks, None, split.covariate)
 
 
 @torch.inference_mode()
@@ -95,7 +100,7 @@ def calibrate_on_donors(
     second: Model,
     second_split: Split,
     cells: Cells,
-    held_out: np.ndarray,
+    spared: Split,
     generator: np.random.Generator,
 ) -> Calibration:
     """Exchange the scores of a calibration for those of donors that a second fit spared.
@@ -108,15 +113,17 @@ def calibrate_on_donors(
         A model fitted without the spared donors, and what it was trained on and watched.
     cells
         All cells.
-    held_out
-        Positions of the cells of the spared donors.
+    spared
+        Holds out the cells of the spared donors.
     generator
         Chooses landmarks.
     """
     inner = calibrate(second, cells, second_split, generator)
     if inner is None:
         return calibration
-    outer = _measure(second, cells, held_out, inner.landmarks, inner.standard, whole_donors=True)
+    outer = _measure(
+        second, cells, spared.held_out, inner.landmarks, inner.standard, spared.covariate
+    )
     if outer is None:
         return calibration
     return replace(outer, landmarks=calibration.landmarks, standard=calibration.standard)
@@ -128,8 +135,9 @@ def _measure(
     rows: np.ndarray,
     landmarks: Tensor,
     standard: Tensor | None,
-    whole_donors: bool,
+    donors: int | None,
 ) -> Calibration | None:
+    """Measure held-out cells; ``donors`` is the technical column whose values they are all of."""
     prior = model.prior_invariant
     combinations, place = prior.joint()
     rows = rows[(cells.biological[rows][:, prior.categorical] >= 0).all(1)]
@@ -153,14 +161,24 @@ def _measure(
         exponents,
         expected_calibration_error(crossed, truth),
         brier_score(crossed, truth),
-        whole_donors,
+        donors is not None,
         1 - p.gather(1, truth[:, None])[:, 0],
         scores,
         pooled(scores, q.mean),
         log_p.argmax(1),
         landmarks,
         standard,
+        0.0 if donors is None else find_usual_shift(model, cells, rows, donors),
     )
+
+
+def find_usual_shift(model: Model, cells: Cells, rows: np.ndarray, column: int) -> float:
+    """Farthest that any donor, a value of a technical column, lies from the reference."""
+    codes = cells.technical[rows, column]
+    values, times = np.unique(codes[codes >= 0], return_counts=True)
+    donors = [rows[codes == value] for value in values[times >= FEWEST_ALIGNED]]
+    shifts = [find_shift(model, cells.source, some) for some in donors]
+    return max((measure_shift(model, shift) for shift in shifts), default=0.0)
 
 
 def _novelty_parts(z: Tensor, calls: Calls, landmarks: Tensor) -> Tensor:

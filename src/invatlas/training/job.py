@@ -17,6 +17,7 @@ from invatlas.training.calibration import Calibration, calibrate, calibrate_on_d
 from invatlas.training.combinations import count_cells, tabulate
 from invatlas.training.laboratories import compare_laboratories
 from invatlas.training.loop import Plan, Training, plan_training, train
+from invatlas.training.posterior import measure_cells
 from invatlas.training.progress import watch
 from invatlas.training.split import Split, split_cells, split_donors
 
@@ -91,7 +92,8 @@ class Job:
             tables = [fitted.prior_invariant.combinations for fitted in (model, second)]
             if second_training.stopped == "interrupted" or not torch.equal(*tables):
                 return found, left_out
-            return calibrate_on_donors(found, second, inner, cells, spared.held_out, generator), []
+            measure_cells(second, cells, inner.train)
+            return calibrate_on_donors(found, second, inner, cells, spared, generator), []
         except (KeyboardInterrupt, TrainingError):
             return found, left_out
 
