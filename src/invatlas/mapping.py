@@ -52,7 +52,10 @@ def map_query(
     ] = False,
     align_by: Annotated[
         str | None,
-        typer.Option(help="The same for each value of a column of obs, such as the batch."),
+        typer.Option(
+            help="The same for each value of a column of obs, such as the batch; not the donor, "
+            "whose disease would go with it."
+        ),
     ] = None,
     adapt: Annotated[
         Path | None,

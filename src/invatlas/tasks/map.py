@@ -75,7 +75,7 @@ def map_cells(
         Whether to move z_I's encoder to these cells first; see :func:`invatlas.align`.
     align_by
         Column of obs, such as the batch; the encoder is moved to the cells of each of its values
-        by themselves.
+        by themselves. A disease that is constant in a value goes with it, so do not name donors.
 
     Raises
     ------
