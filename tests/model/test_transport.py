@@ -62,7 +62,7 @@ def measured(own: float = 0.0) -> tuple[Measured, Tensor, Tensor]:
     means = (means + own * draw(9, 2, seed=3)).float()
     combination = torch.arange(8).repeat_interleave(500)
     q = DiagonalGaussian(means[combination], torch.zeros(4000, 2))
-    found = Measured(9, 2)
+    found = Measured(9, 2, 1, 4)
     found.count(q, combination)
     return found, one_hot(table, [3, 3]), means
 
