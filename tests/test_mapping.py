@@ -129,6 +129,12 @@ def test_map_aligns_each_batch_by_itself(fitted: Path, cells: Path, tmp_path: Pa
         found.obsm["X_spurious"], ia.embed(atlas, study, "spurious"), atol=1e-5
     )
     assert "obs has no column 'runs'" in refuse(*asked, "--align-by", "runs", "--overwrite")
+    assert "name one" in refuse(*asked, "--align-by", "run", "--align", "--overwrite")
+    adapt = ("--adapt", tmp_path / "adapted", "--overwrite")
+    for aligned in (("--align",), ("--align-by", "run")):
+        assert "map with one of them" in refuse(*asked, *aligned, *adapt)
+    study[:29].copy().write_h5ad(tmp_path / "query.h5ad")
+    assert "No value of 'run' has 30 cells" in refuse(*asked, "--align-by", "run", "--overwrite")
 
 
 def test_a_simulated_query_is_mapped(tmp_path: Path) -> None:

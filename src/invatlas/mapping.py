@@ -83,6 +83,11 @@ def map_query(
                 f"The first argument, {atlas}, is a file; it takes the folder of an atlas, and the "
                 "second one the h5ad file of the query."
             )
+        if adapt and (align or align_by is not None):
+            raise SettingsError(
+                "--adapt learns what new donors add to cells as the atlas sees them, --align and "
+                "--align-by change how it sees them; map with one of them, then with the other."
+            )
         page = output.with_suffix(".html") if report else None
         if output.resolve() == query.resolve():
             raise SettingsError(f"{output} is the query itself; give the output another name.")

@@ -88,6 +88,13 @@ def test_cells_without_a_label_are_passed_over(atlas: ia.Atlas, study: AnnData) 
 def test_what_cannot_be_unmixed_is_refused(atlas: ia.Atlas, study: AnnData) -> None:
     with pytest.raises(DataError, match=r"0 of the values .* two are needed"):
         ia.evaluate.unmix(atlas, study[:19].copy())
+    alike = (study.obs["cell_type"] == "type_1") & (study.obs["disease"] == "healthy")
+    with pytest.raises(DataError, match=r"0 of the values"):
+        ia.evaluate.unmix(atlas, study[alike.to_numpy()].copy())
+    unknown = study.copy()
+    unknown.obs["cell_type"] = "other"
+    with pytest.raises(DataError, match="No cell has values the atlas knows in all of cell_type"):
+        ia.evaluate.unmix(atlas, unknown)
     bare = AnnData(study.X, var=study.var[[]])
     with pytest.raises(CovariateError, match="obs has no column 'cell_type'"):
         ia.evaluate.unmix(atlas, bare)

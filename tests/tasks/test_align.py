@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pytest
 import torch
@@ -148,12 +150,55 @@ def test_an_aligned_atlas_is_saved_and_loaded(
     assert np.array_equal(ia.embed(back, query), ia.embed(aligned, query))
 
 
-def test_a_damaged_account_of_an_alignment_is_refused(aligned: ia.Atlas, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"cells": 40, "shift": "x", "missing_genes": 0},
+        {"cells": 40, "shift": -1, "missing_genes": 0},
+        {"cells": "x", "shift": 0.1, "missing_genes": 0},
+        {"cells": 40, "shift": 0.1},
+        None,
+        [],
+    ],
+)
+def test_a_damaged_account_of_an_alignment_is_refused(
+    aligned: ia.Atlas, tmp_path: Path, told: object
+) -> None:
     ia.save(aligned, tmp_path / "atlas")
-    card = tmp_path / "atlas" / "atlas.json"
-    card.write_text(card.read_text().replace('"shift": ', '"shift": "x", "was": '))
+    file = tmp_path / "atlas" / "atlas.json"
+    card = json.loads(file.read_text())
+    card["record"]["aligned"] = told
+    file.write_text(json.dumps(card))
     with pytest.raises(StorageError, match="damaged"):
         ia.load(tmp_path / "atlas")
+
+
+def test_backed_cells_are_aligned_like_others(
+    atlas: ia.Atlas, query: AnnData, tmp_path: Path
+) -> None:
+    query.write_h5ad(tmp_path / "query.h5ad")
+    backed = ad.read_h5ad(tmp_path / "query.h5ad", backed="r")
+    for how in ({"align": True}, {"align_by": "batch"}):
+        z = [ia.map_cells(atlas, one, **how).cells.obsm["X_invariant"] for one in (query, backed)]
+        np.testing.assert_allclose(*z, atol=1e-5)
+
+
+def test_an_alignment_of_a_large_query_names_all_its_cells(
+    atlas: ia.Atlas, query: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invatlas.tasks.align.MOST_CELLS", 100)
+    assert ia.align(atlas, query).record["aligned"]["cells"] == query.n_obs
+
+
+def test_an_atlas_of_cells_that_all_lack_a_label_is_not_aligned(reference: AnnData) -> None:
+    """No cell is of one combination, so nothing is known of any, and nothing moves."""
+    some = reference.copy()
+    for k, name in enumerate(("cell_type", "disease")):
+        lost = np.arange(some.n_obs) % 2 == k
+        some.obs[name] = some.obs[name].astype(object).mask(lost)
+    settings = ia.Settings(genes=0, hidden=8, epochs=1, spared_donors=0.0)
+    atlas = ia.fit(some, ["cell_type", "disease"], ["donor"], settings=settings)
+    assert ia.align(atlas, reference).record["aligned"]["shift"] == 0
 
 
 def test_a_strange_query_is_told_from_a_usual_one(

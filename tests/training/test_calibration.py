@@ -179,7 +179,7 @@ def test_samples_are_pooled_apart_and_in_any_order(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(found[shuffled], pooled(scores[shuffled], z[shuffled]))
 
 
-def test_the_usual_shift_is_that_of_the_farthest_spared_donor(study: AnnData) -> None:
+def test_donors_spared_for_calibration_say_how_far_new_ones_lie(study: AnnData) -> None:
     settings = ia.Settings(genes=0, hidden=16, epochs=3, spared_donors=0.3)
     atlas = ia.fit(study, ["cell_type", "disease"], ["donor", "batch"], settings=settings)
     assert atlas.calibration is not None and atlas.calibration.whole_donors
@@ -192,13 +192,15 @@ def test_the_usual_shift_is_that_of_the_farthest_spared_donor(study: AnnData) ->
     )
 
 
-def test_a_donor_of_few_cells_says_nothing_of_the_usual_shift(
+def test_the_usual_shift_is_that_of_the_farthest_donor_with_cells_enough(
     atlas: ia.Atlas, study: AnnData
 ) -> None:
     codes = atlas.schema.encode(study.obs)
     source, _ = match_counts(atlas, study, None, 0.5)
     cells, column = Cells(source, *codes), 0
     donors = [np.flatnonzero(codes[1][:, column] == k) for k in range(2)]
+    assert all(len(rows) >= 30 for rows in donors)
     single = [find_usual_shift(atlas.model, cells, rows, column) for rows in donors]
     assert find_usual_shift(atlas.model, cells, np.concatenate(donors), column) == max(single)
+    assert min(single) > 0 and single[0] != single[1]
     assert find_usual_shift(atlas.model, cells, donors[0][:29], column) == 0

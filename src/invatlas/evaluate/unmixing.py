@@ -57,7 +57,7 @@ def unmix(
     Raises
     ------
     DataError
-        If fewer than two values of the covariates have five cells for each latent.
+        If fewer than two values, in which cells differ, have five cells for each latent.
     CovariateError, GeneError, CountsError
         As :func:`invatlas.embed`, or if obs lacks a biological column.
     """
@@ -66,13 +66,18 @@ def unmix(
     codes, _ = atlas.schema.encode(adata.obs)
     codes = codes[:, atlas.model.prior_invariant.categorical]
     told = (codes >= 0).all(1)
+    if not told.any():
+        names = ", ".join(covariate.name for covariate in atlas.schema.called)
+        raise DataError(
+            f"No cell has values the atlas knows in all of {names}; unmixing needs some."
+        )
     q, _ = encode_counts(atlas, adata[told], ["invariant"], layer, minimum_overlap, gene_column)
     z, variance = q["invariant"].mean.numpy(), q["invariant"].variance.numpy()
     covariances, cells = covary(z.astype(float), variance.astype(float), codes[told])
     if len(cells) < 2:
         raise DataError(
-            f"{len(cells)} of the values of the biological covariates has {FEWEST_TIMES} cells for "
-            f"each of {z.shape[1]} latents; two are needed."
+            f"{len(cells)} of the values in which cells differ have {FEWEST_TIMES} cells for each "
+            f"of {z.shape[1]} latents; two are needed."
         )
     weight = cells / cells.sum()
     size, directions = np.linalg.eigh(np.einsum("g,gij->ij", weight, covariances))
@@ -82,7 +87,7 @@ def unmix(
 
 
 def covary(z: np.ndarray, variance: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """C_g (value, latent, latent) and n_g of the values that enough cells have."""
+    """C_g (value, latent, latent) and n_g of the values that enough cells have, and not all."""
     _, place = np.unique(codes, axis=0, return_inverse=True)
     place = place.ravel()
     sums = np.zeros((place.max() + 1, z.shape[1]))
@@ -92,7 +97,7 @@ def covary(z: np.ndarray, variance: np.ndarray, codes: np.ndarray) -> tuple[np.n
     for column in codes.T:
         for value in np.unique(column):
             rows = column == value
-            if rows.sum() >= FEWEST_TIMES * z.shape[1]:
+            if not rows.all() and rows.sum() >= FEWEST_TIMES * z.shape[1]:
                 found = r[rows].T @ r[rows] / rows.sum() + np.diag(variance[rows].mean(0))
                 covariances.append(found[None])
                 cells.append(rows.sum())

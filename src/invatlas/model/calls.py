@@ -10,8 +10,10 @@ it. A single one cannot serve a cell type that is sure and a disease that is not
 
 The frequencies w of an unlabelled query maximise its likelihood by expectation and
 maximisation (Saerens et al. 2002, Neural Computation 14):  w(d) <- mean_x p_w(d | x). They are
-exchanged before the posterior is flattened: a flattened one leaves every cell some chance of being
-rare, which many undecided cells together make a frequency of.
+estimated and exchanged before the posterior is flattened. That measured better (docs/decisions.md):
+a flattened posterior leaves every cell some chance of being rare, which many undecided cells
+together make a frequency of. But p_a then need not average to w, and where the posterior is far
+too sure w is drawn towards what the reference has.
 """
 
 from __future__ import annotations

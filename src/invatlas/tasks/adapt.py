@@ -120,6 +120,8 @@ def adapt(
 def undo_adaptation(atlas: Atlas) -> Atlas:
     """Take away what the last :func:`adapt` added; the atlas before it, bit for bit.
 
+    An alignment made since (:func:`invatlas.align`) is kept.
+
     Raises
     ------
     DataError

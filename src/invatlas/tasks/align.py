@@ -16,7 +16,7 @@ from anndata import AnnData
 
 from invatlas.atlas import Atlas
 from invatlas.data.columns import text_values
-from invatlas.data.counts import CountSource, check_cells
+from invatlas.data.counts import check_cells
 from invatlas.data.genes import GeneOverlap
 from invatlas.errors import DataError
 from invatlas.model.priors import DiagonalGaussian
@@ -39,8 +39,9 @@ def align(
 
     What the cells called the same have in common, beyond the reference's cells of that call, is
     taken for what the laboratory or the condition adds to all, and taken away. It helps where the
-    query is of one laboratory or condition that the reference lacks; it can hurt where many cells
-    are of types the reference lacks, or where laboratories are mixed. Align each to its own.
+    query is of one laboratory or condition that the reference lacks. It can hurt where many cells
+    are of types the reference lacks, where laboratories are mixed (align each to its own), and
+    where all cells are of one donor, whose disease is then taken for the laboratory's.
 
     Parameters
     ----------
@@ -67,20 +68,32 @@ def align(
         As :func:`invatlas.embed`.
     """
     check_cells(adata)
-    if adata.n_obs < FEWEST_ALIGNED:
+    return _align(atlas, adata, np.arange(adata.n_obs), layer, minimum_overlap, gene_column)
+
+
+def _align(
+    atlas: Atlas,
+    adata: AnnData,
+    rows: np.ndarray,
+    layer: str | None,
+    minimum_overlap: float,
+    gene_column: str | None,
+) -> Atlas:
+    """The atlas aligned to some cells."""
+    if len(rows) < FEWEST_ALIGNED:
         raise DataError(
-            f"The query has {adata.n_obs} cells; an alignment needs at least {FEWEST_ALIGNED}."
+            f"The query has {len(rows)} cells; an alignment needs at least {FEWEST_ALIGNED}."
         )
     if atlas.record["aligned"]:
         raise DataError(
             f"The atlas was aligned to {atlas.record['aligned']['cells']} cells already; align the "
             "atlas it came from."
         )
-    shift, source, overlap = _find_shift(atlas, adata, layer, minimum_overlap, gene_column)
+    shift, overlap = _find_shift(atlas, adata, rows, layer, minimum_overlap, gene_column)
     model = copy.deepcopy(atlas.model)
     apply_shift(model, shift)
     aligned = {
-        "cells": source.n_cells,
+        "cells": len(rows),
         "shift": measure_shift(atlas.model, shift),
         "missing_genes": overlap.n_missing,
     }
@@ -91,14 +104,16 @@ def align(
 def _find_shift(
     atlas: Atlas,
     adata: AnnData,
+    rows: np.ndarray,
     layer: str | None,
     minimum_overlap: float,
     gene_column: str | None,
-) -> tuple[torch.Tensor, CountSource, GeneOverlap]:
-    rows = np.random.default_rng(atlas.settings.seed).permutation(adata.n_obs)[:MOST_CELLS]
-    chosen = adata[np.sort(rows)]
+) -> tuple[torch.Tensor, GeneOverlap]:
+    """How some cells differ from the reference, as up to 4,096 of them say."""
+    drawn = np.random.default_rng(atlas.settings.seed).permutation(rows)[:MOST_CELLS]
+    chosen = adata[np.sort(drawn)]
     source, overlap = match_counts(atlas, chosen, layer, minimum_overlap, gene_column)
-    return find_shift(atlas.model, source), source, overlap
+    return find_shift(atlas.model, source), overlap
 
 
 def describe_strangeness(
@@ -112,7 +127,8 @@ def describe_strangeness(
     usual = atlas.calibration.usual_shift if atlas.calibration else 0.0
     if not usual or adata.n_obs < FEWEST_ALIGNED or atlas.record["aligned"]:
         return []
-    found, _, _ = _find_shift(atlas, adata, layer, minimum_overlap, gene_column)
+    rows = np.arange(adata.n_obs)
+    found, _ = _find_shift(atlas, adata, rows, layer, minimum_overlap, gene_column)
     shift = measure_shift(atlas.model, found)
     if shift < STRANGE * usual:
         return []
@@ -136,21 +152,21 @@ def encode_aligned(
     Without a column the atlas is aligned to all cells at once. Cells without a value, or with one
     that fewer than 30 have, are encoded as they are. The sentence says how far each value moved.
     """
-    groups, rest = {"all cells": np.arange(adata.n_obs)}, np.zeros(0, dtype=np.intp)
-    if by is not None:
-        values = text_values(adata.obs, by)
-        values = values.where(values.map(values.value_counts()) >= FEWEST_ALIGNED)
-        groups, rest = values.groupby(values).indices, np.flatnonzero(values.isna())
     matching = layer, minimum_overlap, gene_column
-    found, moved = [], []
-    for name, rows in groups.items():
-        some = adata[rows]
-        aligned = align(
-            atlas, some, layer=layer, gene_column=gene_column, minimum_overlap=minimum_overlap
-        )
-        moved.append(f"{name} {aligned.record['aligned']['shift']:.2f}")
-        found.append(encode_counts(aligned, some, LATENTS, *matching))
-    told = f"Aligned, moved by shares of a cell's spread: {', '.join(moved) or 'nothing'}."
+    if by is None:
+        aligned = _align(atlas, adata, np.arange(adata.n_obs), *matching)
+        posteriors, overlap = encode_counts(aligned, adata, LATENTS, *matching)
+        return posteriors, overlap, _describe_moves({"all cells": aligned})
+    values = text_values(adata.obs, by)
+    values = values.where(values.map(values.value_counts()) >= FEWEST_ALIGNED)
+    groups, rest = values.groupby(values).indices, np.flatnonzero(values.isna())
+    if not groups:
+        raise DataError(f"No value of {by!r} has {FEWEST_ALIGNED} cells; an alignment needs them.")
+    moved = {name: _align(atlas, adata, rows, *matching) for name, rows in groups.items()}
+    found = [
+        encode_counts(moved[name], adata[rows], LATENTS, *matching) for name, rows in groups.items()
+    ]
+    told = _describe_moves(moved)
     if len(rest):
         found.append(encode_counts(atlas, adata[rest], LATENTS, *matching))
         told += (
@@ -165,3 +181,11 @@ def encode_aligned(
         for which in LATENTS
     }
     return posteriors, found[0][1], told
+
+
+def _describe_moves(moved: dict[str, Atlas]) -> str:
+    shifts = [f"{name} {aligned.record['aligned']['shift']:.2f}" for name, aligned in moved.items()]
+    return (
+        f"Aligned, moved by shares of a cell's spread: {', '.join(shifts)}. Calibration and "
+        "novelty are the atlas's own, which met no such shift."
+    )

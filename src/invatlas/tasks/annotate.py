@@ -79,7 +79,8 @@ def annotate(
         What is known of all cells: a covariate's value, or the values it may have.
     label_prior
         Frequencies of the combinations: ``reference`` as in the atlas, ``uniform``, or
-        ``query`` as the cells themselves make likeliest (Saerens et al. 2002).
+        ``query`` as the cells themselves make likeliest (Saerens et al. 2002). Probabilities are
+        flattened after that, so they need not average to these frequencies.
     abstain_below
         Joint probability under which no call is made.
     false_discovery_rate

@@ -9,6 +9,7 @@ from anndata import AnnData
 
 from invatlas.atlas import Atlas
 from invatlas.data.genes import GeneOverlap
+from invatlas.errors import SettingsError
 from invatlas.tasks.align import describe_strangeness, encode_aligned
 from invatlas.tasks.annotate import Calling, describe, describe_doubts, unknown_values
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts
@@ -60,7 +61,7 @@ def map_cells(
     atlas
         A fitted atlas.
     adata
-        Raw counts; no column of obs is needed or used.
+        Raw counts; no column of obs is needed, and none but ``align_by`` is used.
     calling
         How to call cells; no calls without it.
     layer
@@ -87,11 +88,16 @@ def map_cells(
     CovariateError
         If there is no column to align by.
     DataError
-        If there are fewer than 30 cells to align to, or the atlas was aligned before.
+        If there are fewer than 30 cells to align to, in all or in every value, or the atlas was
+        aligned before.
+    SettingsError
+        If both ways to align are named.
     """
     matching = layer, minimum_overlap, gene_column
     told: list[str] = []
-    if align or align_by:
+    if align and align_by is not None:
+        raise SettingsError("align moves to all cells at once, align_by to each value; name one.")
+    if align or align_by is not None:
         posteriors, overlap, moved = encode_aligned(atlas, adata, align_by, *matching)
         told = [moved]
     else:

@@ -3,7 +3,9 @@
     y_l(x)    what batch normalisation l of the encoder is given for a cell x
     n_d       sum_x p(d | x)                        cells of combination d, called by their counts
     m_dl      sum_x p(d | x) y_l(x) / n_d           in the query;  M_dl  the same in the reference
-    shift_l   sum_d sqrt(n_d) (m_dl - M_dl) / sum_d sqrt(n_d)       over the d with n_d >= 1
+    shift_l   sum_d sqrt(n_d) (m_dl - M_dl) / sum_d sqrt(n_d)
+
+over the d that the reference has and n_d >= 1 cells of the query are called,
 
 is added to the mean that the normalisation takes away: adaptive batch normalisation (Li et al.
 2018, Pattern Recognition 80), but class by class, so that a query is not moved for having other

@@ -91,6 +91,8 @@ def measure_cells(model: Model, cells: Cells, rows: np.ndarray) -> None:
     known = place >= 0
     rows, place = rows[known.numpy()], place[known]
     model.measured.count(encode_cells(model, cells.source, "invariant", rows), place)
+    if not len(rows):
+        return
     n = len(prior.combinations)
     hidden = mean_hidden(
         model.encode.alone("invariant"),
@@ -107,7 +109,7 @@ def mean_hidden(
     weigh: Callable[[slice, DiagonalGaussian], Float[Tensor, "cell combination"]],
     rows: np.ndarray | None = None,
 ) -> tuple[Float[Tensor, " combination"], Float[Tensor, "combination layer hidden"]]:
-    """Weighted means of what z_I's encoder normalises, for every combination, and total weights.
+    """Total weights of every combination, and weighted means of what z_I's encoder normalises.
 
     ``weigh`` says how far some of the cells (by default all), whose posteriors are known, are of
     each combination.
