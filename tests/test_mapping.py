@@ -116,7 +116,7 @@ def test_map_aligns_each_batch_by_itself(fitted: Path, cells: Path, tmp_path: Pa
     study.write_h5ad(tmp_path / "query.h5ad")
     asked = ("map", fitted, tmp_path / "query.h5ad", "--no-report", "-o", tmp_path / "m.h5ad")
     said = call(*asked, "--align-by", "run")
-    assert "22 cells without a run that 30 have were left as they are" in said
+    assert "22 cells without a run that 30 have are as they were" in said
     found, atlas = ad.read_h5ad(tmp_path / "m.h5ad"), ia.load(fitted)
     plain = ia.embed(atlas, study)
     expected = plain.copy()

@@ -156,22 +156,25 @@ def encode_aligned(
     if by is None:
         aligned = _align(atlas, adata, np.arange(adata.n_obs), *matching)
         posteriors, overlap = encode_counts(aligned, adata, LATENTS, *matching)
-        return posteriors, overlap, _describe_moves({"all cells": aligned})
+        return (
+            posteriors,
+            overlap,
+            _describe_moves([("all cells", aligned.record["aligned"]["shift"])]),
+        )
     values = text_values(adata.obs, by)
     values = values.where(values.map(values.value_counts()) >= FEWEST_ALIGNED)
     groups, rest = values.groupby(values).indices, np.flatnonzero(values.isna())
     if not groups:
         raise DataError(f"No value of {by!r} has {FEWEST_ALIGNED} cells; an alignment needs them.")
-    moved = {name: _align(atlas, adata, rows, *matching) for name, rows in groups.items()}
-    found = [
-        encode_counts(moved[name], adata[rows], LATENTS, *matching) for name, rows in groups.items()
-    ]
+    found, moved = [], []
+    for name, rows in groups.items():
+        aligned = _align(atlas, adata, rows, *matching)
+        found.append(encode_counts(aligned, adata[rows], LATENTS, *matching))
+        moved.append((name, aligned.record["aligned"]["shift"]))
     told = _describe_moves(moved)
     if len(rest):
         found.append(encode_counts(atlas, adata[rest], LATENTS, *matching))
-        told += (
-            f" {len(rest)} cells without a {by} that {FEWEST_ALIGNED} have were left as they are."
-        )
+        told += f" {len(rest)} cells without a {by} that {FEWEST_ALIGNED} have are as they were."
     order = torch.from_numpy(np.argsort(np.concatenate([*groups.values(), rest])))
     posteriors = {
         which: DiagonalGaussian(
@@ -183,8 +186,8 @@ def encode_aligned(
     return posteriors, found[0][1], told
 
 
-def _describe_moves(moved: dict[str, Atlas]) -> str:
-    shifts = [f"{name} {aligned.record['aligned']['shift']:.2f}" for name, aligned in moved.items()]
+def _describe_moves(moved: list[tuple[str, float]]) -> str:
+    shifts = [f"{name} {shift:.2f}" for name, shift in moved]
     return (
         f"Aligned, moved by shares of a cell's spread: {', '.join(shifts)}. Calibration and "
         "novelty are the atlas's own, which met no such shift."
