@@ -26,7 +26,6 @@ from invatlas.record import describe_split, describe_training, find_warnings
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration
 from invatlas.training.job import Job
-from invatlas.training.posterior import measure_cells
 from invatlas.training.split import draw_split
 
 MINIMUM_CELLS = 10
@@ -178,7 +177,6 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         start = time.perf_counter()
         model, training = job.run(split, "fit")
-        measure_cells(model, cells, split.train)
         trained = time.perf_counter()
         calibration, left_out = job.calibrate(model, training, split)
         seconds = (trained - start, time.perf_counter() - trained)

@@ -21,7 +21,8 @@ from invatlas.data.genes import GeneOverlap
 from invatlas.errors import DataError
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts, match_counts
-from invatlas.training.alignment import FEWEST_ALIGNED, apply_shift, find_shift, measure_shift
+from invatlas.training.alignment import FEWEST_ALIGNED, apply_shift, find_shift
+from invatlas.training.posterior import join
 
 MOST_CELLS = 4096
 STRANGE = 1.5  # times as far off as spared donors
@@ -89,14 +90,10 @@ def _align(
             f"The atlas was aligned to {atlas.record['aligned']['cells']} cells already; align the "
             "atlas it came from."
         )
-    shift, overlap = _find_shift(atlas, adata, rows, layer, minimum_overlap, gene_column)
+    shift, size, overlap = _find_shift(atlas, adata, rows, layer, minimum_overlap, gene_column)
     model = copy.deepcopy(atlas.model)
     apply_shift(model, shift)
-    aligned = {
-        "cells": len(rows),
-        "shift": measure_shift(atlas.model, shift),
-        "missing_genes": overlap.n_missing,
-    }
+    aligned = {"cells": len(rows), "shift": size, "missing_genes": overlap.n_missing}
     record: dict[str, Any] = {**atlas.record, "aligned": aligned}
     return replace(atlas, model=model, record=record)
 
@@ -108,12 +105,12 @@ def _find_shift(
     layer: str | None,
     minimum_overlap: float,
     gene_column: str | None,
-) -> tuple[torch.Tensor, GeneOverlap]:
+) -> tuple[torch.Tensor, float, GeneOverlap]:
     """How some cells differ from the reference, as up to 4,096 of them say."""
     drawn = np.random.default_rng(atlas.settings.seed).permutation(rows)[:MOST_CELLS]
     chosen = adata[np.sort(drawn)]
     source, overlap = match_counts(atlas, chosen, layer, minimum_overlap, gene_column)
-    return find_shift(atlas.model, source), overlap
+    return *find_shift(atlas.model, source), overlap
 
 
 def describe_strangeness(
@@ -128,8 +125,7 @@ def describe_strangeness(
     if not usual or adata.n_obs < FEWEST_ALIGNED or atlas.record["aligned"]:
         return []
     rows = np.arange(adata.n_obs)
-    found, _ = _find_shift(atlas, adata, rows, layer, minimum_overlap, gene_column)
-    shift = measure_shift(atlas.model, found)
+    _, shift, _ = _find_shift(atlas, adata, rows, layer, minimum_overlap, gene_column)
     if shift < STRANGE * usual:
         return []
     return [
@@ -156,11 +152,8 @@ def encode_aligned(
     if by is None:
         aligned = _align(atlas, adata, np.arange(adata.n_obs), *matching)
         posteriors, overlap = encode_counts(aligned, adata, LATENTS, *matching)
-        return (
-            posteriors,
-            overlap,
-            _describe_moves([("all cells", aligned.record["aligned"]["shift"])]),
-        )
+        told = _describe_moves([("all cells", aligned.record["aligned"]["shift"])])
+        return posteriors, overlap, told
     values = text_values(adata.obs, by)
     values = values.where(values.map(values.value_counts()) >= FEWEST_ALIGNED)
     groups, rest = values.groupby(values).indices, np.flatnonzero(values.isna())
@@ -176,12 +169,9 @@ def encode_aligned(
         found.append(encode_counts(atlas, adata[rest], LATENTS, *matching))
         told += f" {len(rest)} cells without a {by} that {FEWEST_ALIGNED} have are as they were."
     order = torch.from_numpy(np.argsort(np.concatenate([*groups.values(), rest])))
+    joined = {which: join([q[which] for q, _ in found]) for which in LATENTS}
     posteriors = {
-        which: DiagonalGaussian(
-            torch.cat([q[which].mean for q, _ in found])[order],
-            torch.cat([q[which].log_variance for q, _ in found])[order],
-        )
-        for which in LATENTS
+        which: DiagonalGaussian(q.mean[order], q.log_variance[order]) for which, q in joined.items()
     }
     return posteriors, found[0][1], told
 

@@ -36,10 +36,15 @@ WHICH = "invariant"
 @torch.inference_mode()
 def find_shift(
     model: Model, source: CountSource, rows: np.ndarray | None = None
-) -> Float[Tensor, "layer hidden"]:
-    """Find what some cells, by default all, have beyond the reference before each normalisation."""
+) -> tuple[Float[Tensor, "layer hidden"], float]:
+    """Find what some cells, by default all, have beyond the reference before each normalisation.
+
+    Returns
+    -------
+    Shift of each layer, and their root mean square in units of the spread that is normalised.
+    """
     encode, given, measured = model.encode.alone(WHICH), model.prior_invariant(), model.measured
-    means = [mean for mean, _ in encode.taken_away()]
+    means, variances = zip(*encode.taken_away(), strict=True)
     before = [mean.clone() for mean in means]
     shift = torch.zeros(len(means), encode.hidden)
 
@@ -48,19 +53,12 @@ def find_shift(
 
     for _ in range(ROUNDS):
         for layer, mean in enumerate(means):
-            n, hidden = mean_hidden(encode, source, call, rows)
+            _, n, hidden = mean_hidden(encode, source, call, rows)
             weight = n.sqrt() * (n >= 1) * (measured.cells > 0)
             moved = (hidden[:, layer] - measured.hidden[:, layer]) * weight[:, None]
             shift[layer] = moved.sum(0) / weight.sum().clamp_min(1)
             mean.copy_(before[layer] + shift[layer])
-    return shift
-
-
-def measure_shift(model: Model, shift: Float[Tensor, "layer hidden"]) -> float:
-    """Root mean square of a shift, in units of the spread that is normalised."""
-    encode = model.encode.alone(WHICH)
-    variances = torch.stack([variance for _, variance in encode.taken_away()])
-    return float((shift.square() / variances).mean().sqrt())
+    return shift, float((shift.square() / torch.stack(variances)).mean().sqrt())
 
 
 @torch.inference_mode()

@@ -27,7 +27,7 @@ from torch import Tensor
 from invatlas.data.minibatch import Cells
 from invatlas.model.calls import call_parts, sharpen
 from invatlas.model.invae import Model
-from invatlas.training.alignment import FEWEST_ALIGNED, find_shift, measure_shift
+from invatlas.training.alignment import FEWEST_ALIGNED, find_shift
 from invatlas.training.novelty import LANDMARKS, landmark_distance, pooled, standardised_sum
 from invatlas.training.posterior import Calls, call_cells, encode_cells
 from invatlas.training.split import Split
@@ -177,8 +177,7 @@ def find_usual_shift(model: Model, cells: Cells, rows: np.ndarray, column: int) 
     codes = cells.technical[rows, column]
     values, times = np.unique(codes[codes >= 0], return_counts=True)
     donors = [rows[codes == value] for value in values[times >= FEWEST_ALIGNED]]
-    shifts = [find_shift(model, cells.source, some) for some in donors]
-    return max((measure_shift(model, shift) for shift in shifts), default=0.0)
+    return max((find_shift(model, cells.source, some)[1] for some in donors), default=0.0)
 
 
 def _novelty_parts(z: Tensor, calls: Calls, landmarks: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ class Job:
         with watch(plan.epochs, self.progress, title) as on_epoch:
             training = train(model, self.cells, split, plan, self.settings, on_epoch, self.describe)
         model.encode.laboratories = model.encode.laboratories[:0]
+        measure_cells(model, self.cells, split.train)
         return model, training
 
     def calibrate(
@@ -92,7 +93,6 @@ class Job:
             tables = [fitted.prior_invariant.combinations for fitted in (model, second)]
             if second_training.stopped == "interrupted" or not torch.equal(*tables):
                 return found, left_out
-            measure_cells(second, cells, inner.train)
             return calibrate_on_donors(found, second, inner, cells, spared, generator), []
         except (KeyboardInterrupt, TrainingError):
             return found, left_out

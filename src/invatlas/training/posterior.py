@@ -45,7 +45,7 @@ def encode_cells(
 ) -> DiagonalGaussian:
     """Posterior of one set of latents, of some cells (by default all), in their order."""
     with quick_products():
-        return _join(_encode(model.encode.alone(which), which, source, rows))
+        return join(_encode(model.encode.alone(which), which, source, rows))
 
 
 @torch.inference_mode()
@@ -56,11 +56,11 @@ def encode_pieces(
     encoders = {name: model.encode.alone(name) for name in which}
 
     def encode(source: CountSource) -> dict[str, DiagonalGaussian]:
-        return {name: _join(_encode(one, name, source)) for name, one in encoders.items()}
+        return {name: join(_encode(one, name, source)) for name, one in encoders.items()}
 
     with quick_products():
         found = list(spread(encode, pieces))
-    return {name: _join([parts[name] for parts in found]) for name in which}
+    return {name: join([parts[name] for parts in found]) for name in which}
 
 
 def _encode(
@@ -73,7 +73,8 @@ def _encode(
     return [encode(*counts)[which] for counts in taken]
 
 
-def _join(parts: Sequence[DiagonalGaussian]) -> DiagonalGaussian:
+def join(parts: Sequence[DiagonalGaussian]) -> DiagonalGaussian:
+    """Posterior of cells that came in parts, in their order."""
     return DiagonalGaussian(
         torch.cat([part.mean for part in parts]), torch.cat([part.log_variance for part in parts])
     )
@@ -90,17 +91,16 @@ def measure_cells(model: Model, cells: Cells, rows: np.ndarray) -> None:
     place = torch.cat(places)
     known = place >= 0
     rows, place = rows[known.numpy()], place[known]
-    model.measured.count(encode_cells(model, cells.source, "invariant", rows), place)
-    if not len(rows):
-        return
     n = len(prior.combinations)
-    hidden = mean_hidden(
-        model.encode.alone("invariant"),
-        cells.source,
-        lambda some, _: one_hot(place[some], n).float(),
-        rows,
-    )
-    model.measured.hidden.copy_(hidden[1])
+    with quick_products():
+        q, _, hidden = mean_hidden(
+            model.encode.alone("invariant"),
+            cells.source,
+            lambda some, _: one_hot(place[some], n).float(),
+            rows,
+        )
+    model.measured.count(q, place)
+    model.measured.hidden.copy_(hidden)
 
 
 def mean_hidden(
@@ -108,21 +108,26 @@ def mean_hidden(
     source: CountSource,
     weigh: Callable[[slice, DiagonalGaussian], Float[Tensor, "cell combination"]],
     rows: np.ndarray | None = None,
-) -> tuple[Float[Tensor, " combination"], Float[Tensor, "combination layer hidden"]]:
-    """Total weights of every combination, and weighted means of what z_I's encoder normalises.
+) -> tuple[
+    DiagonalGaussian,
+    Float[Tensor, " combination"],
+    Float[Tensor, "combination layer hidden"],
+]:
+    """Posterior of some cells, by default all, total weights, means of what the encoder normalises.
 
-    ``weigh`` says how far some of the cells (by default all), whose posteriors are known, are of
-    each combination.
+    ``weigh`` says how far cells whose posteriors are known are of each combination; totals and
+    weighted means are of every combination. The encoder is that of z_I.
     """
-    cells, sums = torch.zeros(()), torch.zeros(())
+    posteriors, cells, sums = [], torch.zeros(()), torch.zeros(())
     rows = np.arange(source.n_cells) if rows is None else rows
-    for start in range(0, len(rows), CHUNK):
+    for start in range(0, max(1, len(rows)), CHUNK):
         some = slice(start, start + CHUNK)
-        posteriors, hidden = encode.look(*gather_counts(source, rows[some]))
-        weights = weigh(some, posteriors["invariant"])
+        found, hidden = encode.look(*gather_counts(source, rows[some]))
+        posteriors.append(found["invariant"])
+        weights = weigh(some, found["invariant"])
         cells = cells + weights.sum(0)
         sums = sums + torch.einsum("xd,lxh->dlh", weights, hidden)
-    return cells, sums / cells.clamp_min(1e-6)[:, None, None]
+    return join(posteriors), cells, sums / cells.clamp_min(1e-6)[:, None, None]
 
 
 @torch.inference_mode()
