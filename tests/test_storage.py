@@ -80,7 +80,7 @@ def test_odd_names_survive(fit: Callable[..., ia.Atlas], study: AnnData, tmp_pat
 def test_files_are_plain(saved: Path) -> None:
     assert {file.name for file in saved.iterdir()} == FILES
     card = json.loads((saved / "atlas.json").read_text(encoding="utf-8"))
-    assert card["format_version"] == 6
+    assert card["format_version"] == 7
     assert len(card["genes"]) == 120
     assert card["run"]["biological"] == ["cell_type", "disease"]
     assert card["run"]["settings"]["hidden"] == 16

@@ -56,7 +56,7 @@ RECORD = (
     "versions",
 )
 FILES = frozenset({MODEL, CALIBRATION, CARD, HISTORY, "latents.h5ad", "report.html"})
-ATLAS = Kind("an atlas", CARD, 6, FILES)
+ATLAS = Kind("an atlas", CARD, 7, FILES)
 
 
 def save(atlas: Atlas, path: str | Path, *, overwrite: bool = False) -> None:

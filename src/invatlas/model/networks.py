@@ -2,7 +2,7 @@
 
     u      = log1p(m x / l)                 m the median library size of the reference
     q(z|x) = N(f_mean(h), diag exp f_log_variance(h)),   h = hidden layers of u
-    a      = g(z_I, z_S [, e])              the likelihood makes counts of it
+    a      = A z + g(z [, e])               z = (z_I, z_S); the likelihood makes counts of a
 
 An encoder sees counts and nothing else: no covariate ever enters it. While it trains it is
 shown each nonzero of u with probability 1 - input_dropout only, and has to denoise (Vincent
@@ -11,6 +11,10 @@ multiplied by exp(depth_noise eps), eps ~ N(0, 1), one draw for each cell. Labor
 in depth first of all, and dividing by l does not undo it where most counts are 0 or 1. And it is
 shown each cell as if the cell had gone from one laboratory to another, x_g r_eg / r_e'g, both drawn
 for each cell and neither its own but by chance (r: training/laboratories.py).
+
+Programmes of genes multiply first of all, so the way from latents to logits has a straight part,
+A z (Svensson et al. 2020, Bioinformatics 36, 3418), beside the hidden layers g that bend it. A
+begins at 0.
 """
 
 from __future__ import annotations
@@ -207,7 +211,8 @@ class Decoder(nn.Module):
         self.first = nn.Linear(n_latents, hidden, bias=False)
         self.technical = nn.ParameterList(torch.zeros(size, hidden) for size in technical_sizes)
         self.layers = stack(1, hidden, layers, dropout)
-        self.logits = nn.Linear(hidden, n_genes)
+        self.logits = nn.Linear(hidden + n_latents, n_genes)
+        nn.init.zeros_(self.logits.weight[:, hidden:])
 
     def forward(
         self,
@@ -222,5 +227,5 @@ class Decoder(nn.Module):
             if self.training:
                 known = known & (torch.rand(code.shape, device=code.device) >= self.forget)
             y = y + embedding[code.clamp_min(0)] * known[:, None]
-        logits: Tensor = self.logits(self.layers(y))
+        logits: Tensor = self.logits(torch.cat([self.layers(y), z], 1))
         return logits
