@@ -1,126 +1,66 @@
-"""Turn z_I so that its latents are as independent as the priors say they are.
+"""Turn z_I so that each latent moves few genes, as a programme does.
 
-    z = A s,   Cov[s | d] = diag v_d            what the priors claim, with v_d other in each d
-    r_x        = m_q(x) - mean of m_q over the cells of the combination of x
-    C_g        = mean of r_x r_x^T + diag v_q(x) over the cells of g    g a value of a covariate
-    P          = mean of C_g, weighted by cells n_g;   K = P^(-1/2)
-    W          = K V,   V orthogonal, minimises  sum_g n_g sum_{i != j} (V^T K C_g K V)_ij^2
+    a(z) = log expression, the decoder's    J = mean_d da / dz at z = m_d, weighted by p(d)
+    z    = M s                              J M = da / ds, (gene, latent)
 
-Where variances differ between values in more than their scale, W is A^(-1) but for order, sign and
-size of the latents (Belouchrani et al. 1997, IEEE Transactions on Signal Processing 45). V is found
-by rotating two latents at a time, each by the best angle (Cardoso and Souloumiac 1996, SIAM Journal
-on Matrix Analysis and Applications 17).
+M is the one for which the columns of J M are as independent over genes as they can be: where a
+programme leaves most genes alone, its column has most of its weight near 0 and is told from any
+mixture (structural sparsity: Zheng, Ng and Zhang 2022, NeurIPS; sparse decoding: Moran, Sridhar,
+Wang and Blei 2022, TMLR). It is found by FastICA over genes (Hyvarinen 1999, IEEE Transactions on
+Neural Networks 10), from several starts, of which the least Gaussian is kept.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from anndata import AnnData
+from sklearn.decomposition import FastICA
 
 from invatlas.atlas import Atlas
-from invatlas.data.columns import text_values
 from invatlas.errors import DataError
-from invatlas.tasks.embed import MINIMUM_OVERLAP, encode_counts
+from invatlas.tasks.explain import average_slopes, express_latents
 
-FEWEST_TIMES = 5  # cells of a value, for each latent, whose covariance is asked
-MOST_SWEEPS = 100
-SETTLED = 1e-8  # sine of an angle that is no longer worth a turn
+STARTS = 5
+MOST_ROUNDS = 2000
+GAUSSIAN = 0.3745672  # E log cosh of a standard normal
 
 
-def unmix(
-    atlas: Atlas,
-    adata: AnnData,
-    *,
-    layer: str | None = None,
-    gene_column: str | None = None,
-    minimum_overlap: float = MINIMUM_OVERLAP,
-) -> np.ndarray:
-    """Find the linear map after which the latents of z_I vary independently within biology.
+def unmix(atlas: Atlas) -> np.ndarray:
+    """Find the linear map after which each latent of z_I moves few genes.
 
     A fit is free to turn z_I where its objective hardly depends on the turn. Use it as
-    ``ia.embed(atlas, any_cells) @ ia.evaluate.unmix(atlas, adata)``.
+    ``ia.embed(atlas, cells) @ ia.evaluate.unmix(atlas)``.
 
     Parameters
     ----------
     atlas
         A fitted atlas.
-    adata
-        Raw counts of cells with the categorical biological columns of the atlas in obs; cells that
-        lack one are passed over.
-    layer, gene_column, minimum_overlap
-        As in :func:`invatlas.embed`.
 
     Returns
     -------
-    Array (latent, latent); the mapped latents have variance 1 within combinations, on average.
+    Array (latent, latent). A mapped latent that grows by one moves log expression by a standard
+    deviation of one over genes, more genes far up than far down; so the spread of a mapped latent
+    over cells says how much it does.
 
     Raises
     ------
     DataError
-        If fewer than two values, in which cells differ, have five cells for each latent.
-    CovariateError, GeneError, CountsError
-        As :func:`invatlas.embed`, or if obs lacks a biological column.
+        If some direction of z_I moves no gene.
     """
-    for covariate in atlas.schema.called:
-        text_values(adata.obs, covariate.name)  # refuses a column that is not there
-    codes, _ = atlas.schema.encode(adata.obs)
-    codes = codes[:, atlas.model.prior_invariant.categorical]
-    told = (codes >= 0).all(1)
-    if not told.any():
-        names = ", ".join(covariate.name for covariate in atlas.schema.called)
-        raise DataError(
-            f"No cell has values the atlas knows in all of {names}; unmixing needs some."
-        )
-    q, _ = encode_counts(atlas, adata[told], ["invariant"], layer, minimum_overlap, gene_column)
-    z, variance = q["invariant"].mean.numpy(), q["invariant"].variance.numpy()
-    covariances, cells = covary(z.astype(float), variance.astype(float), codes[told])
-    if len(cells) < 2:
-        raise DataError(
-            f"{len(cells)} of the values in which cells differ have {FEWEST_TIMES} cells for each "
-            f"of {z.shape[1]} latents; two are needed."
-        )
-    weight = cells / cells.sum()
-    size, directions = np.linalg.eigh(np.einsum("g,gij->ij", weight, covariances))
-    whiten = directions / np.sqrt(size.clip(1e-12))
-    white = np.einsum("ai,gab,bj->gij", whiten, covariances, whiten)
-    return np.asarray(whiten @ diagonalise(white * np.sqrt(weight)[:, None, None]))
+    slopes, _ = average_slopes(atlas, express_latents(atlas))
+    j = slopes.double().numpy()
+    if (rank := np.linalg.matrix_rank(j - j.mean(0))) < j.shape[1]:
+        raise DataError(f"{j.shape[1] - rank} of {j.shape[1]} directions of z_I move no gene.")
+    return np.asarray(np.linalg.inv(separate(j)))
 
 
-def covary(z: np.ndarray, variance: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """C_g (value, latent, latent) and n_g of the values that enough cells have, and not all."""
-    _, place = np.unique(codes, axis=0, return_inverse=True)
-    place = place.ravel()
-    sums = np.zeros((place.max() + 1, z.shape[1]))
-    np.add.at(sums, place, z)
-    r = z - (sums / np.bincount(place)[:, None])[place]
-    covariances, cells = [np.zeros((0, *2 * z.shape[1:]))], []
-    for column in codes.T:
-        for value in np.unique(column):
-            rows = column == value
-            if not rows.all() and rows.sum() >= FEWEST_TIMES * z.shape[1]:
-                found = r[rows].T @ r[rows] / rows.sum() + np.diag(variance[rows].mean(0))
-                covariances.append(found[None])
-                cells.append(rows.sum())
-    return np.concatenate(covariances), np.array(cells, dtype=float)
-
-
-def diagonalise(matrices: np.ndarray) -> np.ndarray:
-    """Orthogonal V (latent, latent) for which all V^T M V (matrix, latent, latent) are diagonal."""
-    m, n = matrices.copy(), matrices.shape[1]
-    v = np.eye(n)
-    for _ in range(MOST_SWEEPS):
-        turned = False
-        for i in range(n):
-            for j in range(i + 1, n):
-                h = np.stack([m[:, i, i] - m[:, j, j], m[:, i, j] + m[:, j, i]])
-                on, off = h @ h.T @ [1, 0], h @ h.T @ [0, 1]
-                up, across = on[0] - off[1], on[1] + off[0]
-                angle = 0.5 * np.arctan2(across, up + np.hypot(up, across))
-                if abs(np.sin(angle)) > SETTLED:
-                    turn = np.eye(n)
-                    turn[[i, j], [i, j]] = np.cos(angle)
-                    turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-                    m, v, turned = turn.T @ m @ turn, v @ turn, True
-        if not turned:
-            break
-    return v
+def separate(mixed: np.ndarray) -> np.ndarray:
+    """M^T (source, mixture): columns of ``mixed`` (sample, mixture) times M are independent."""
+    best, most = np.eye(mixed.shape[1]), -np.inf
+    for start in range(STARTS):
+        ica = FastICA(whiten="unit-variance", random_state=start, max_iter=MOST_ROUNDS, tol=1e-6)
+        sources = ica.fit_transform(mixed)
+        contrast = np.abs(np.log(np.cosh(sources)).mean(0) - GAUSSIAN).sum()
+        if contrast > most:
+            sign = np.where((sources**3).mean(0) < 0, -1.0, 1.0)
+            best, most = sign[:, None] * ica.components_, contrast
+    return best

@@ -113,7 +113,8 @@ def explain(
     sets = dict(gene_sets or {})
     express = express_latents(atlas)
     genes = pd.Index(atlas.genes, name="gene")
-    latents = pd.DataFrame(_differentiate(atlas, express), genes)
+    slopes, variance = average_slopes(atlas, express)
+    latents = pd.DataFrame((slopes * variance.sqrt()).numpy(), genes)
     latents.columns = [f"z_I {k + 1}" for k in range(latents.shape[1])]
     shifts, carriers = _follow_shifts(atlas, express, column, base)
     shifts = shifts.set_axis(genes)
@@ -224,8 +225,8 @@ def _choose_base(covariate: Covariate, against: str | None) -> int:
     return values.index(against or (usual or values)[0])
 
 
-def _differentiate(atlas: Atlas, express: Callable[[Tensor], Tensor]) -> np.ndarray:
-    """J (gene, latent), at the most frequent combinations."""
+def average_slopes(atlas: Atlas, express: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean of da / dz (gene, latent) and variance of z (latent,), at the commonest combinations."""
     with torch.no_grad():
         prior = atlas.model.prior_invariant()
     weight, rows = torch.softmax(prior.log_weight, 0).topk(min(MOST_POINTS, len(prior.mean)))
@@ -234,7 +235,7 @@ def _differentiate(atlas: Atlas, express: Callable[[Tensor], Tensor]) -> np.ndar
     within = prior.covariance()[rows].diagonal(dim1=1, dim2=2)
     variance = weight @ (within + (prior.mean[rows] - centre) ** 2)
     slopes = differentiate(express, prior.mean[rows])
-    return np.asarray((torch.einsum("d,dgk->gk", weight, slopes) * variance.sqrt()).numpy())
+    return torch.einsum("d,dgk->gk", weight, slopes), variance
 
 
 def _follow_shifts(
