@@ -40,6 +40,7 @@ LIKELIHOOD = {  # what the theorem speaks of, mild penalties between z_I and z_S
     "input_dropout": 0.0,
     "depth_noise": 0.0,
     "laboratory_noise": False,
+    "nuisance_directions": 0,
     "learning_rate": 6e-3,
     "epochs": 200,
     "patience": 200,

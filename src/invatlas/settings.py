@@ -41,6 +41,9 @@ class Settings:
         a cell deeper or shallower than it was sequenced while training.
     laboratory_noise
         Whether the encoders are shown each cell as other laboratories might have counted it, too.
+    nuisance_directions
+        How many directions of expression in which laboratories differ, whatever the biology, the
+        encoder of z_I is kept from looking along; 0 for none.
     interaction_rank
         Rank of the prior's interaction between covariates, and of the dependence of latents.
     technical_in_decoder
@@ -84,6 +87,7 @@ class Settings:
     input_dropout: float = 0.3
     depth_noise: float = 0.7
     laboratory_noise: bool = True
+    nuisance_directions: int = 8
     interaction_rank: int = 4
     technical_in_decoder: bool = True
     divergence_weight: float = 0.1
@@ -151,6 +155,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dropout": (0.0, 0.95),
     "input_dropout": (0.0, 0.95),
     "depth_noise": (0.0, 10.0),
+    "nuisance_directions": (0, 1000),
     "interaction_rank": (0, 1000),
     "divergence_weight": (0.0, _MOST),
     "classification_weight": (0.0, _MOST),

@@ -160,15 +160,23 @@ def row_sums(matrix: sp.csr_matrix) -> np.ndarray:
     return np.concatenate([chunk @ ones for chunk in chunks])
 
 
-def sum_counts(source: CountSource, sample: np.ndarray, n_samples: int) -> np.ndarray:
-    """Sum counts over the cells of each sample, X (sample, gene); -1 is no sample."""
+def sum_counts(
+    source: CountSource, sample: np.ndarray, n_samples: int, scale: np.ndarray | None = None
+) -> np.ndarray:
+    """Sum counts over the cells of each sample, X (sample, gene); -1 is no sample.
+
+    Where a ``scale`` of each cell is given, log(1 + scale x) is summed instead.
+    """
     rows = np.flatnonzero(sample >= 0)
     counted = np.zeros((n_samples, source.matrix.shape[1]))
     for start in range(0, len(rows), CHUNK):
         some = rows[start : start + CHUNK]
         dealt = (np.ones(len(some)), (sample[some], np.arange(len(some))))
         members = sp.csr_matrix(dealt, (n_samples, len(some)))
-        counted += (members @ source.matrix[some]).toarray()
+        x = source.matrix[some]
+        if scale is not None:
+            x = x.multiply(scale[some, None]).tocsr().log1p()
+        counted += (members @ x).toarray()
     return counted
 
 

@@ -10,7 +10,8 @@ et al. 2008, ICML). It is also shown each cell as if sequenced at another depth:
 multiplied by exp(depth_noise eps), eps ~ N(0, 1), one draw for each cell. Laboratories differ
 in depth first of all, and dividing by l does not undo it where most counts are 0 or 1. And it is
 shown each cell as if the cell had gone from one laboratory to another, x_g r_eg / r_e'g, both drawn
-for each cell and neither its own but by chance (r: training/laboratories.py).
+for each cell and neither its own but by chance (r: training/laboratories.py). z_I's encoder does
+not look along directions in which laboratories differ (B: training/nuisance.py).
 
 Programmes of genes multiply first of all, so the way from latents to logits has a straight part,
 A z (Svensson et al. 2020, Bioinformatics 36, 3418), beside the hidden layers g that bend it. A
@@ -101,6 +102,7 @@ class Encoder(nn.Module):
 
     median_library_size: Tensor
     laboratories: Tensor  # log r (laboratory, gene), known while training alone
+    nuisance: Tensor  # B (gene, direction), orthonormal, known while training alone
 
     def __init__(
         self,
@@ -116,6 +118,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.register_buffer("median_library_size", torch.tensor(median_library_size))
         self.register_buffer("laboratories", torch.zeros(0, n_genes), persistent=False)
+        self.register_buffer("nuisance", torch.zeros(n_genes, 0), persistent=False)
         self.forget_genes = Dropout(input_dropout)
         self.depth_noise = depth_noise
         self.hidden = hidden
@@ -144,6 +147,16 @@ class Encoder(nn.Module):
                 given.append(y)
             y = part(y)
         return self._leave(y), torch.stack(given)
+
+    @torch.no_grad()
+    def look_away(self, weight: Float[Tensor, "gene wide"]) -> None:
+        """Take from the first layer, or its gradient, what z_I's share has along nuisance."""
+        some = weight.split(self.hidden, 1)[list(self.heads).index("invariant")]
+        some.addmm_(self.nuisance, self.nuisance.T @ some, alpha=-1)
+
+    def forget_laboratories(self) -> None:
+        """Forget what is known while training alone."""
+        self.laboratories, self.nuisance = self.laboratories[:0], self.nuisance[:, :0]
 
     def taken_away(self) -> list[tuple[Tensor, Tensor]]:
         """Mean and variance of each batch normalisation, each (wide,), from counts to latents."""

@@ -17,6 +17,7 @@ from invatlas.training.calibration import Calibration, calibrate, calibrate_on_d
 from invatlas.training.combinations import count_cells, tabulate
 from invatlas.training.laboratories import compare_laboratories
 from invatlas.training.loop import Plan, Training, plan_training, train
+from invatlas.training.nuisance import find_nuisance
 from invatlas.training.posterior import measure_cells
 from invatlas.training.progress import watch
 from invatlas.training.split import Split, split_cells, split_donors
@@ -41,19 +42,24 @@ class Job:
         torch.manual_seed(self.settings.seed)
         biological, technical = self.schema.biological, self.schema.technical
         codes = self.cells.technical[split.train]
+        median_library_size = float(np.median(self.cells.source.library_size))
         model = Model(
             self.cells.source.matrix.shape[1],
             tabulate(biological, self.cells.biological[split.train]),
             replace(tabulate(technical, codes), cells=count_cells(technical, codes)),
-            float(np.median(self.cells.source.library_size)),
+            median_library_size,
             self.settings,
         )
         if self.settings.laboratory_noise:
             model.encode.laboratories = compare_laboratories(self.cells, split.train)
+        model.encode.nuisance = find_nuisance(
+            self.cells, split.train, median_library_size, self.settings.nuisance_directions
+        )
+        model.encode.look_away(model.encode.first.data)
         plan = self.plan(split)
         with watch(plan.epochs, self.progress, title) as on_epoch:
             training = train(model, self.cells, split, plan, self.settings, on_epoch, self.describe)
-        model.encode.laboratories = model.encode.laboratories[:0]
+        model.encode.forget_laboratories()
         measure_cells(model, self.cells, split.train)
         return model, training
 

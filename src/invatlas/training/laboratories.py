@@ -30,11 +30,9 @@ def compare_laboratories(cells: Cells, rows: np.ndarray) -> Float[Tensor, "labor
 
     Fewer than two such laboratories have nothing to compare: the table is empty.
     """
-    known = (cells.biological[rows] >= 0).all(1) & (cells.technical[rows] >= 0).all(1)
-    rows = rows[known]
+    rows, d, e = number_known(cells, rows)
     if not len(rows):
         return torch.zeros(0, cells.source.matrix.shape[1])
-    d, e = (_number(codes, rows) for codes in (cells.biological, cells.technical))
     n_d, n_e = d.max() + 1, e.max() + 1
     exposure = np.zeros((n_e, n_d))
     np.add.at(exposure, (e[rows], d[rows]), cells.source.library_size[rows])
@@ -45,6 +43,16 @@ def compare_laboratories(cells: Cells, rows: np.ndarray) -> Float[Tensor, "labor
         r = (K + counts_e) / (K + exposure @ p)
     table = torch.from_numpy(np.log(r[np.bincount(e[rows]) >= FEWEST_CELLS])).float()
     return table if len(table) > 1 else table[:0]
+
+
+def number_known(cells: Cells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Those of some cells whose values are all known, and their biology and laboratory by number.
+
+    Numbers have the shape (cell,); cells that are none of those have -1.
+    """
+    known = (cells.biological[rows] >= 0).all(1) & (cells.technical[rows] >= 0).all(1)
+    rows = rows[known]
+    return rows, _number(cells.biological, rows), _number(cells.technical, rows)
 
 
 def _number(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:

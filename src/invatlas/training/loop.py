@@ -3,6 +3,7 @@
 for each epoch
     for each minibatch (the next one is prepared meanwhile)
         terms = objective(model(minibatch));  clip(grad);  Adam, warm-up and cosine decay
+        (weight and gradient of the first layer look away from nuisance directions)
     watch the held-out cells;  keep the best weights;  stop when they stay the best
 """
 
@@ -182,7 +183,7 @@ class Descent:
 
     def _descend(self, epoch: int) -> Row:
         self.model.train()
-        means = Means()
+        means, encode = Means(), self.model.encode
         minibatches = shuffled(self.split.train, self.size, self.generator)
         for number, minibatch in enumerate(prefetched(minibatches, self.cells.read), 1):
             self._set_learning_rate()
@@ -192,12 +193,15 @@ class Descent:
                 self._refuse(objective, terms, f"epoch {epoch}, minibatch {number}", minibatch)
             self.optimiser.zero_grad(set_to_none=True)
             objective.backward()
+            assert encode.first.grad is not None
+            encode.look_away(encode.first.grad)
             norm = clip_gradient(list(self.model.parameters()), self.settings.gradient_norm)
             if not torch.isfinite(norm):
                 self._refuse(
                     norm, {"gradient": norm}, f"epoch {epoch}, minibatch {number}", minibatch
                 )
             self.optimiser.step()
+            encode.look_away(encode.first.data)
             self.step += 1
             means.add({"objective": objective, **terms}, len(minibatch.rows))
         return means.values()
