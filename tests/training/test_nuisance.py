@@ -70,6 +70,16 @@ def test_biology_of_one_laboratory_stays_biology() -> None:
     assert find(make_cells(PROFILE[biology], biology, biology)).shape == (GENES, 0)
 
 
+def test_laboratories_that_differ_by_chance_have_no_directions() -> None:
+    for seed in range(5):
+        generator = np.random.default_rng(seed)
+        biology, laboratory = generator.integers(3, size=2000), generator.integers(20, size=2000)
+        mean = np.tile(PROFILE[biology].astype(float), 20)
+        assert find(make_cells(mean, biology, laboratory)).shape[1] == 0
+        mean[:, 3] *= generator.lognormal(0, 0.5, 20)[laboratory]
+        assert abs(find(make_cells(mean, biology, laboratory))[3, 0]) > 0.8
+
+
 def test_cells_that_lack_a_value_do_not_count(design: tuple[np.ndarray, np.ndarray]) -> None:
     biology, laboratory = design
     cells = make_cells(PROFILE[biology], biology, laboratory)
