@@ -44,7 +44,7 @@ def query(world: AnnData, reference: AnnData) -> AnnData:
     """New donors in a laboratory that finds genes far more or less often than the others."""
     new = world[~world.obs_names.isin(reference.obs_names)].copy()
     rng = np.random.default_rng(0)
-    found = new.X.multiply(rng.lognormal(0, 2.0, new.n_vars)).tocsr()
+    found = new.X.multiply(rng.lognormal(0, 2.5, new.n_vars)).tocsr()
     found.data = rng.poisson(found.data).astype(np.float32)
     new.X = found
     return new
