@@ -42,8 +42,8 @@ class Settings:
     laboratory_noise
         Whether the encoders are shown each cell as other laboratories might have counted it, too.
     nuisance_directions
-        How many directions of expression in which laboratories differ, whatever the biology, the
-        encoder of z_I is kept from looking along; 0 for none.
+        At most how many directions of expression in which laboratories differ, whatever the
+        biology, the encoder of z_I is kept from looking along; 0 for none.
     interaction_rank
         Rank of the prior's interaction between covariates, and of the dependence of latents.
     technical_in_decoder

@@ -11,7 +11,7 @@ multiplied by exp(depth_noise eps), eps ~ N(0, 1), one draw for each cell. Labor
 in depth first of all, and dividing by l does not undo it where most counts are 0 or 1. And it is
 shown each cell as if the cell had gone from one laboratory to another, x_g r_eg / r_e'g, both drawn
 for each cell and neither its own but by chance (r: training/laboratories.py). z_I's encoder does
-not look along directions in which laboratories differ (B: training/nuisance.py).
+not look along directions in which laboratories differ (V_k: training/nuisance.py).
 
 Programmes of genes multiply first of all, so the way from latents to logits has a straight part,
 A z (Svensson et al. 2020, Bioinformatics 36, 3418), beside the hidden layers g that bend it. A
@@ -102,7 +102,7 @@ class Encoder(nn.Module):
 
     median_library_size: Tensor
     laboratories: Tensor  # log r (laboratory, gene), known while training alone
-    nuisance: Tensor  # B (gene, direction), orthonormal, known while training alone
+    nuisance: Tensor  # V_k (gene, direction), orthonormal, known while training alone
 
     def __init__(
         self,
