@@ -302,6 +302,14 @@ def test_cells_without_counts_are_said(study: AnnData, fit: Fit) -> None:
     assert any(warning.startswith("2 cells have no counts") for warning in atlas.record["warnings"])
 
 
+def test_texts_that_are_taken_as_missing_are_named(study: AnnData, fit: Fit) -> None:
+    cells = study.copy()
+    cells.obs["disease"] = cells.obs["disease"].astype(object)
+    cells.obs.iloc[:3, cells.obs.columns.get_loc("disease")] = "Unknown"
+    atlas = fit(cells)
+    assert any("disease: 3 cells say 'Unknown'" in text for text in atlas.record["warnings"])
+
+
 def test_an_unknown_setting_is_refused_before_anything_else() -> None:
     with pytest.raises(SettingsError, match=re.escape("Unknown setting hiden")):
         ia.Settings().changed({"hiden": 3})

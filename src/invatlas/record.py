@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from anndata import AnnData
 
-from invatlas.data.columns import holds_fractions
+from invatlas.data.columns import holds_fractions, missing_spellings
 from invatlas.data.covariates import Schema
 from invatlas.data.minibatch import Cells
 from invatlas.training.loop import Plan, Training
 from invatlas.training.split import Split
+from invatlas.wording import count_noun
 
 
 def describe_training(
@@ -65,6 +66,11 @@ def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
             "learns little, and X_invariant may hold differences of donors and batches."
         )
     for covariate in schema.covariates:
+        for text, cells_so in missing_spellings(adata.obs, covariate.name).items():
+            found.append(
+                f"{covariate.name}: {count_noun(cells_so, 'cell')} say {text!r}, which was taken "
+                "as missing. Give them another word if it is a value."
+            )
         if not covariate.knots and holds_fractions(adata.obs[covariate.name]):
             found.append(
                 f"{covariate.name} holds numbers, and each of {len(covariate.categories)} was "

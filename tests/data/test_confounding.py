@@ -142,8 +142,8 @@ def test_cells_without_a_value_or_with_a_coarse_one_count_for_nothing() -> None:
     assert kinds(found) == [("full", "condition", "batch")] and found[0].cells == 1800
     never = design("condition batch", [("stim", None, 50), ("ctrl", "1", 30), ("ctrl", "2", 30)])
     assert check_design(never, ["condition"], ["batch"]) == []
-    once = design("condition batch", [("stim", None, 50), (None, "1", 30), (None, "2", 30)])
-    assert check_design(once, ["condition"], ["batch"]) == []
+    rows = [("stim", None, 50), ("ctrl", None, 50), (None, "1", 30), (None, "2", 30)]
+    assert check_design(design("condition batch", rows), ["condition"], ["batch"]) == []
 
 
 def test_many_values_make_few_short_rows() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from invatlas.data.covariates import MISSING, Covariate, Schema
 from invatlas.errors import CovariateError
 
-SPELLED_MISSING = ("", " ", "NA", "n/a", "NaN", "nan", "None", "null", "Unknown", "unknown", "<NA>")
+SPELLED_MISSING = ("", " ", "NA", "n/a", "NaN", "nan", "null", "Unknown", "unknown", "<NA>")
 
 
 def table(**columns: object) -> pd.DataFrame:
@@ -35,6 +35,13 @@ def test_missing_is_no_category_in_any_spelling(missing: object) -> None:
     covariate = Covariate.learn(obs, "kind")
     assert covariate.categories == ("x", "y")
     assert covariate.encode(obs).tolist() == [0, MISSING, 1, MISSING, 0, 1]
+
+
+def test_none_is_a_value_as_studies_write_it_of_a_disease() -> None:
+    assert Covariate.learn(table(disease=["none", "lupus"] * 2), "disease").categories == (
+        "lupus",
+        "none",
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,8 @@ def test_values_never_seen_and_columns_not_there_are_missing_at_encoding() -> No
         ("nothing_like_it", r"no column 'nothing_like_it'; it has cell_type"),
         ("constant", r"'constant' has one value, 'only', in every cell"),
         ("one_category", r"'one_category' has one value, 'only'"),
+        ("one_beside_missing", r"has one value, 'only', in every cell that has any"),
+        ("joint", r"cannot be called 'joint'"),
         ("each", r"'each' has another value in each of 6 cells \('k0', 'k1', \.\.\.\)"),
         ("empty", r"'empty' has no value in any of 6 cells"),
         ("spelled_empty", r"'spelled_empty' has no value in any of 6 cells"),
@@ -86,6 +95,8 @@ def test_a_column_that_cannot_be_used_is_refused(column: str, message: str) -> N
         cell_type=["a", "b"] * 3,
         constant=["only"] * 6,
         one_category=pd.Categorical(["only"] * 6, categories=["only", "unused"]),
+        one_beside_missing=["only", None, "NA"] * 2,
+        joint=["a", "b"] * 3,
         each=[f"k{i}" for i in range(6)],
         empty=[None] * 6,
         spelled_empty=list(SPELLED_MISSING[:6]),

@@ -38,7 +38,9 @@ def view() -> LatentView:
     weight = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     prior = ConditionalGaussians(draw(3, 2, seed=1), 0.5 * draw(3, 2, seed=2), weight.log())
     posterior = DiagonalGaussian(draw(7, 2, seed=3), draw(7, 2, seed=4) - 1)
-    return LatentView(posterior.mean, posterior, posterior.mean, prior, torch.tensor(EVERY_PART))
+    allowed = torch.tensor(EVERY_PART)
+    strata = torch.arange(allowed.shape[1])
+    return LatentView(posterior.mean, posterior, posterior.mean, prior, allowed, strata)
 
 
 def test_divergence_equals_brute_force(view: LatentView) -> None:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from invatlas.errors import CovariateError
 
-MISSING_SPELLINGS = frozenset({"", "nan", "na", "n/a", "<na>", "none", "null", "unknown"})
+# "none" is none of them: it is how many a study writes a disease that nobody has
+MISSING_SPELLINGS = frozenset({"", "nan", "na", "n/a", "<na>", "null", "unknown"})
 
 
 def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
@@ -19,14 +20,27 @@ def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         columns = ", ".join(map(str, obs.columns)) or "none"
         raise CovariateError(f"obs has no column {name!r}; it has {columns}.{hint}")
-    column = obs[name]
-    text = column.astype(object).where(column.notna(), None).map(_as_text, na_action="ignore")
-    return text.where(~text.str.strip().str.lower().isin(MISSING_SPELLINGS))
+    text = _spell(obs[name])
+    return text.where(~_says_missing(text))
+
+
+def missing_spellings(obs: pd.DataFrame, name: str) -> pd.Series:
+    """Texts of a column that are taken as missing, and how many cells have each."""
+    text = _spell(obs[name])
+    return text[_says_missing(text)].value_counts()
 
 
 def holds_fractions(column: pd.Series) -> bool:
     """Whether a column holds floating-point numbers that are not all whole."""
     return pd.api.types.is_float_dtype(column) and bool((column.dropna() % 1 != 0).any())
+
+
+def _spell(column: pd.Series) -> pd.Series:
+    return column.astype(object).where(column.notna(), None).map(_as_text, na_action="ignore")
+
+
+def _says_missing(text: pd.Series) -> pd.Series:
+    return text.str.strip().str.lower().isin(MISSING_SPELLINGS)
 
 
 def _as_text(value: object) -> str:

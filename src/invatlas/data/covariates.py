@@ -26,6 +26,7 @@ from invatlas.errors import CovariateError
 
 MISSING = -1
 KINDS = ("categorical", "continuous")
+JOINT = "joint"  # all covariates with categories, called together
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,10 @@ class Covariate:
             )
         if not categories:
             raise CovariateError(f"obs column {name!r} has no value in any of {len(obs)} cells.")
-        if len(categories) == 1 and len(values) == len(obs):
+        if len(categories) == 1:
+            where = "every cell" if len(values) == len(obs) else "every cell that has any"
             raise CovariateError(
-                f"obs column {name!r} has one value, {categories[0]!r}, in every cell; "
+                f"obs column {name!r} has one value, {categories[0]!r}, in {where}; "
                 "a covariate needs at least two. Leave it out."
             )
         if len(categories) == len(values) > 2:
@@ -196,6 +198,11 @@ class Schema:
             tuple(Covariate.learn(obs, column, hierarchies[column]) for column in biological),
             tuple(Covariate.learn(obs, column) for column in technical),
         )
+        if JOINT in [covariate.name for covariate in schema.biological]:
+            raise CovariateError(
+                f"A biological covariate cannot be called {JOINT!r}: predicted_{JOINT} is the call "
+                "of all of them together. Rename the column."
+            )
         names = [covariate.name for covariate in schema.covariates]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise CovariateError(

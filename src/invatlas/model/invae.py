@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from invatlas.data.minibatch import Minibatch
@@ -48,6 +48,7 @@ class LatentView:
     sample: Float[Tensor, "cell latent"]
     prior: ConditionalGaussians
     allowed: Bool[Tensor, "cell combination"]
+    strata: Int[Tensor, " combination"]
 
 
 @dataclass(frozen=True)
@@ -138,4 +139,5 @@ class Model(nn.Module):
 def _view(
     embedding: Tensor, posterior: DiagonalGaussian, prior: Prior, codes: Tensor
 ) -> LatentView:
-    return LatentView(embedding, posterior, posterior.sample(), prior(), prior.allowed(codes))
+    allowed = prior.allowed(codes)
+    return LatentView(embedding, posterior, posterior.sample(), prior(), allowed, prior.strata)

@@ -81,8 +81,9 @@ def objective_terms(
     e = likeliest(spurious.prior.log_prob(spurious.posterior.mean), spurious)
     rows = torch.from_numpy(minibatch.rows)
     recent = recent.without(rows)
-    z_i = (invariant.embedding, d, minibatch.technical)
-    z_s = (spurious.embedding, e, d[:, None])
+    stratum = invariant.strata[d]
+    z_i = (invariant.embedding, stratum, minibatch.technical)
+    z_s = (spurious.embedding, e, stratum[:, None])
     terms = {
         "reconstruction": -explanation.counts.log_prob(minibatch.counts).mean(),
         "invariant_divergence": divergence(invariant).mean(),

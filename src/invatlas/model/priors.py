@@ -150,11 +150,13 @@ class Prior(nn.Module, ABC):
 
     combinations: Tensor
     weights: Tensor
+    strata: Tensor  # which combinations training takes for alike (training/strata.py)
 
     def __init__(self, table: CovariateTable) -> None:
         super().__init__()
         self.register_buffer("combinations", table.combinations)
         self.register_buffer("weights", table.weights)
+        self.register_buffer("strata", torch.arange(len(table.combinations)), persistent=False)
         ordered = table.ordered or (False,) * len(table.sizes)
         self.categorical = [c for c, scale in enumerate(ordered) if not scale]
         groups = table.groups or [torch.zeros(0, n, dtype=torch.bool) for n in table.sizes]

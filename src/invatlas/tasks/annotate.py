@@ -12,7 +12,7 @@ from anndata import AnnData
 
 from invatlas.atlas import Atlas
 from invatlas.data.columns import text_values
-from invatlas.data.covariates import Covariate
+from invatlas.data.covariates import JOINT, Covariate
 from invatlas.data.genes import GeneOverlap
 from invatlas.data.knots import read_numbers
 from invatlas.errors import CovariateError, SettingsError
@@ -154,7 +154,7 @@ def describe(
         if covariate.knots:
             log_p = call_values(q, prior, c, len(covariate.knots), allowed)
             _add_number(table, covariate, log_p.exp())
-    _add_call(table, "joint", joint_names(atlas), p)
+    _add_call(table, JOINT, joint_names(atlas), p)
     told = pd.DataFrame(table)
     judged = judge(atlas, q.mean, calls, calling.false_discovery_rate, overlap)
     weak = told["predicted_joint_probability"] < calling.abstain_below

@@ -1,8 +1,12 @@
 """The combinations of values that a prior speaks of, and how often each occurs.
 
-    p(d) = (cells of d + 1) / (cells + combinations)
+    p(d)    = (sum_x p(d | A_x) + 1) / (cells + combinations)
+    p(d | A) = p(d) / sum_{c in A} p(c)  for d in A
 
-Cells that lack a value, or have a coarse one, are not counted.
+A_x holds the combinations that agree with what is known of a cell: one, or several where it
+lacks a value or has a coarse one. Both lines are met in turn (expectation and maximisation,
+Dempster et al. 1977), from the product of the covariates' own frequencies. Cells of which nothing
+is known say nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
-from invatlas.data.covariates import Covariate
+from invatlas.data.covariates import MISSING, Covariate
 from invatlas.model.priors import CovariateTable
 
 MAXIMUM_COMBINATIONS = 4096
+MOST_ROUNDS = 200
+SETTLED = 1e-6
 
 
 def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +33,7 @@ def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndar
 
     Returns
     -------
-    Codes (combination, covariate), and p(d) (combination,) with one cell added to each.
+    Codes (combination, covariate), and p(d) (combination,), one cell more of each.
     """
     if not covariates:
         return np.zeros((1, 0), dtype=np.int64), np.ones(1)
@@ -41,12 +48,31 @@ def combine(covariates: Sequence[Covariate], codes: np.ndarray) -> tuple[np.ndar
                 combinations = np.unique(combinations, axis=0).repeat(sizes[c], axis=0)
                 combinations[:, c] = np.arange(len(combinations)) % sizes[c]
         combinations = np.unique(combinations, axis=0)
-    place = {tuple(row): j for j, row in enumerate(combinations.tolist())}
-    counts = np.ones(len(combinations))
-    found, times = np.unique(complete, axis=0, return_counts=True)
-    for row, n in zip(found.tolist(), times, strict=True):
-        counts[place[tuple(row)]] += n
-    return combinations, counts / counts.sum()
+    return combinations, _weigh(covariates, codes, combinations)
+
+
+def _weigh(
+    covariates: Sequence[Covariate], codes: np.ndarray, combinations: np.ndarray
+) -> np.ndarray:
+    """p(d) of some combinations, shape (combination,)."""
+    known, times = np.unique(codes[(codes != MISSING).any(1)], axis=0, return_counts=True)
+    agrees = np.ones((len(known), len(combinations)), dtype=bool)
+    p = np.ones(len(combinations))
+    for covariate, said, values in zip(covariates, known.T, combinations.T, strict=True):
+        size = len(covariate.categories)
+        # rows are found by code: 0, 1, ... a category, ..., -3, -2 a coarse value, -1 missing
+        admits = np.concatenate(
+            [np.eye(size, dtype=bool), covariate.members[::-1], np.ones((1, size), dtype=bool)]
+        )
+        agrees &= admits[said][:, values]
+        p *= (1 + np.bincount(said[said >= 0], times[said >= 0], minlength=size))[values]
+    met = agrees.any(1)  # of very many combinations some that nobody measured are left out
+    members, times = sp.csr_matrix(agrees[met], dtype=float), times[met]
+    for _ in range(MOST_ROUNDS):
+        before, p = p / p.sum(), 1 + p * (members.T @ (times / (members @ p)))
+        if np.abs(p / p.sum() - before).max() < SETTLED:
+            break
+    return np.asarray(p / p.sum())
 
 
 def tabulate(covariates: Sequence[Covariate], codes: np.ndarray) -> CovariateTable:

@@ -12,6 +12,7 @@ from invatlas.data.covariates import Schema
 from invatlas.data.minibatch import Cells
 from invatlas.errors import TrainingError
 from invatlas.model.invae import Model
+from invatlas.model.priors import Prior
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration, calibrate, calibrate_on_donors
 from invatlas.training.combinations import count_cells, tabulate
@@ -21,6 +22,7 @@ from invatlas.training.nuisance import find_nuisance
 from invatlas.training.posterior import measure_cells
 from invatlas.training.progress import watch
 from invatlas.training.split import Split, split_cells, split_donors
+from invatlas.training.strata import count_bins, merge
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ class Job:
             median_library_size,
             self.settings,
         )
+        alike = self._find_strata(model.prior_invariant, split.train)
         if self.settings.laboratory_noise:
-            model.encode.laboratories = compare_laboratories(self.cells, split.train)
+            model.encode.laboratories = compare_laboratories(alike, split.train)
         model.encode.nuisance = find_nuisance(
-            self.cells, split.train, median_library_size, self.settings.nuisance_directions
+            alike, split.train, median_library_size, self.settings.nuisance_directions
         )
         model.encode.look_away(model.encode.first.data)
         plan = self.plan(split)
@@ -62,6 +65,15 @@ class Job:
         model.encode.forget_laboratories()
         measure_cells(model, self.cells, split.train)
         return model, training
+
+    def _find_strata(self, prior: Prior, rows: np.ndarray) -> Cells:
+        """Tell a prior which combinations are alike, and return the cells with strata for knots."""
+        biological = self.schema.biological
+        codes = self.schema.keep_categories(self.cells.biological, self.cells.technical)[1]
+        bins = count_bins(biological, self.cells.biological[rows], codes[rows])
+        merged = merge(biological, prior.combinations.numpy(), bins)
+        prior.strata = torch.from_numpy(np.unique(merged, axis=0, return_inverse=True)[1].ravel())
+        return replace(self.cells, biological=merge(biological, self.cells.biological, bins))
 
     def calibrate(
         self, model: Model, training: Training, split: Split
