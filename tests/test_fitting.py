@@ -15,6 +15,9 @@ import invatlas as ia
 from shell import COLUMNS, QUICK, call, refuse
 
 
+QUICK_WITHOUT_GENES = QUICK[: QUICK.index("--genes")]
+
+
 def history(folder: Path) -> list[dict[str, str]]:
     with (folder / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -76,11 +79,45 @@ def test_a_run_with_its_own_genes_is_repeated_from_its_card(cells: Path, tmp_pat
     wanted = [f"gene_{i:04d}" for i in (90, 7, 33, 52, 18, 2, 61)]
     (tmp_path / "genes.txt").write_text("\n".join(wanted) + "\n\n")
     flags = ("--genes-file", tmp_path / "genes.txt")
-    call("fit", cells, *COLUMNS, "-o", tmp_path / "one", *QUICK, *flags)
+    assert "give one of them" in refuse("fit", cells, *COLUMNS, "-o", tmp_path, *QUICK, *flags)
+    call("fit", cells, *COLUMNS, "-o", tmp_path / "one", *QUICK_WITHOUT_GENES, *flags)
     (tmp_path / "genes.txt").unlink()
     call("fit", cells, "--config", tmp_path / "one" / "atlas.json", "-o", tmp_path / "two")
     assert ia.load(tmp_path / "two").genes == ia.load(tmp_path / "one").genes == tuple(wanted)
     assert history(tmp_path / "two") == history(tmp_path / "one")
+
+
+@pytest.mark.parametrize("nearer", [("--genes", 60), ("--set", "genes=60")], ids=str)
+@pytest.mark.parametrize("config", ["run.toml", "card/atlas.json"])
+def test_a_number_of_genes_wins_over_a_list_in_the_config(
+    cells: Path, tmp_path: Path, config: str, nearer: tuple[object, ...]
+) -> None:
+    (tmp_path / "genes.txt").write_text("gene_0002\ngene_0007\ngene_0018\ngene_0033\n")
+    listed = f"genes_file = '{tmp_path / 'genes.txt'}'\n"
+    (tmp_path / "run.toml").write_text(
+        f'{listed}biological = ["cell_type"]\nhidden = 16\nepochs = 1\n'
+    )
+    call("fit", cells, "--config", tmp_path / "run.toml", "-o", tmp_path / "card")
+    assert len(ia.load(tmp_path / "card").genes) == 4
+    call("fit", cells, "--config", tmp_path / config, "-o", tmp_path / "atlas", *nearer)
+    atlas = ia.load(tmp_path / "atlas")
+    assert len(atlas.genes) == atlas.settings.genes == 60
+    assert atlas.record["genes_given"] is False
+    back = ("--genes-file", tmp_path / "genes.txt")  # and a list over a number
+    call("fit", cells, "--config", tmp_path / "atlas" / "atlas.json", "-o", tmp_path / "b", *back)
+    assert len(ia.load(tmp_path / "b").genes) == 4
+
+
+def test_null_lets_the_data_choose_where_they_can(cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(
+        'biological = ["cell_type"]\nhidden = 8\nepochs = 1\nminibatch_size = 64\n'
+    )
+    config = ("--config", tmp_path / "run.toml", "-o", tmp_path / "atlas")
+    call("fit", cells, *config, "--set", "minibatch_size=null")
+    settings = ia.load(tmp_path / "atlas").settings
+    assert settings.minibatch_size is None and settings.epochs == 1
+    said = refuse("fit", cells, *config, "--overwrite", "--set", "hidden=null")
+    assert "hidden is None (NoneType); it takes int" in said
 
 
 def test_a_toml_file_takes_every_setting_and_flags_win(cells: Path, tmp_path: Path) -> None:

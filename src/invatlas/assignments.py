@@ -11,7 +11,8 @@ from typing import Any
 from invatlas.errors import SettingsError
 from invatlas.settings import Settings
 
-RUN_KEYS = ("biological", "technical", "hierarchy", "layer", "genes_file", "gene_names")
+GENE_LISTS = ("genes_file", "gene_names")
+RUN_KEYS = ("biological", "technical", "hierarchy", "layer", *GENE_LISTS)
 
 
 def choose_settings(values: dict[str, Any]) -> Settings:

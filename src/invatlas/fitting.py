@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from invatlas.assignments import RUN_KEYS, choose_settings, read_assignments
-from invatlas.errors import InvatlasError
+from invatlas.assignments import GENE_LISTS, RUN_KEYS, choose_settings, read_assignments
+from invatlas.errors import InvatlasError, SettingsError
 from invatlas.files import read_cells, read_genes, read_run, refuse_output
 from invatlas.interruption import STATUS, Interruption, interruptible
 from invatlas.options import Layer, Overwrite, Threads, use_threads
@@ -92,7 +92,6 @@ def fit(
     """Fit an atlas to raw counts and write it, with its latents and a report."""
     start = time.perf_counter()
     with explained():
-        run = read_run(config)
         flags = {
             "biological": biological,
             "technical": technical,
@@ -107,8 +106,7 @@ def fit(
             "technical_in_decoder": technical_in_decoder,
             "seed": seed,
         }
-        for told in (read_assignments(setting or []), flags):  # a flag of its own is nearer
-            run |= {name: value for name, value in told.items() if value is not None}
+        run = _choose_run(config, setting or [], flags)
         settings = choose_settings({k: v for k, v in run.items() if k not in RUN_KEYS})
         refuse_output(output, overwrite)
         from invatlas.folders import check_target
@@ -132,16 +130,39 @@ def fit(
             raise typer.Exit(STATUS)
 
 
+def _choose_run(
+    config: Path | None, assignments: list[str], flags: dict[str, Any]
+) -> dict[str, Any]:
+    """What to fit and how: a flag is nearer than ``--set``, and that nearer than the config.
+
+    How many genes, and which, are one choice: the nearest that makes it undoes the others'.
+    """
+    run = read_run(config)
+    given = {name: value for name, value in flags.items() if value is not None}
+    for told in (read_assignments(assignments), given):
+        listed = not told.keys().isdisjoint(GENE_LISTS)
+        if listed and "genes" in told:
+            raise SettingsError(
+                "--genes says how many genes to choose, --genes-file which to take; give one of "
+                "them."
+            )
+        if listed or "genes" in told:
+            run = {name: value for name, value in run.items() if name not in GENE_LISTS}
+        run |= told
+    return run
+
+
 def _fit(
     adata: AnnData, run: dict[str, Any], settings: Settings, strict: bool, seeds: int | None
 ) -> Atlas:
     from invatlas.atlas import fit as fit_atlas
 
     columns = run.get("biological", []), run.get("technical", [])
+    file = run.get("genes_file")
     choices: dict[str, Any] = {
         "hierarchy": run.get("hierarchy"),
         "layer": run.get("layer"),
-        "genes": read_genes(run["genes_file"]) if "genes_file" in run else run.get("gene_names"),
+        "genes": run.get("gene_names") if file is None else read_genes(file),
         "settings": settings,
         "progress": True,
         "strict": strict,
