@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from anndata import AnnData
 from scipy.stats import spearmanr
 
 import invatlas as ia
+from cards import edit_card
 from invatlas.data.covariates import Schema
 from invatlas.training.combinations import combine
 
@@ -101,9 +101,7 @@ def test_knots_that_are_no_scale_are_refused(
 ) -> None:
     ia.save(atlas, tmp_path / "atlas")
     file = tmp_path / "atlas" / "atlas.json"
-    card = json.loads(file.read_text())
-    card["schema"]["biological"][1]["knots"] = knots
-    file.write_text(json.dumps(card))
+    edit_card(file, lambda card: card["schema"]["biological"][1].update(knots=knots))
     with pytest.raises(ia.InvatlasError, match="damaged"):
         ia.load(tmp_path / "atlas")
 

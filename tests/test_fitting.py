@@ -14,7 +14,6 @@ import pytest
 import invatlas as ia
 from shell import COLUMNS, QUICK, call, refuse
 
-
 QUICK_WITHOUT_GENES = QUICK[: QUICK.index("--genes")]
 
 

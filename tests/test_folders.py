@@ -76,7 +76,7 @@ def fail(*args: object, **kwargs: object) -> None:
 
 BREAKS: list[tuple[object, str]] = [
     (storage, "save_file"),
-    (storage.json, "dumps"),
+    (folders.json, "dumps"),
     (pd.DataFrame, "to_csv"),
     (folders, "_flush"),
     (folders.os, "fsync"),
@@ -115,7 +115,7 @@ def test_a_move_that_fails_puts_the_earlier_atlas_back(
 
     def rename(self: Path, target: Path) -> Path:
         calls.append(self)
-        if len(calls) == 2:
+        if len(calls) == 3:  # the card has its name, the earlier atlas is aside
             raise OSError(28, "No space left on device")
         return original(self, target)
 
@@ -123,7 +123,7 @@ def test_a_move_that_fails_puts_the_earlier_atlas_back(
         patch.setattr(Path, "rename", rename)
         with pytest.raises(StorageError):
             ia.save(atlas, folder, overwrite=True)
-    assert len(calls) >= 2
+    assert len(calls) >= 3
     assert contents(folder) == before
 
 
@@ -172,14 +172,41 @@ def test_a_killed_save_leaves_the_earlier_atlas_and_none_that_is_half_written(
     assert contents(folder) == before
     assert not (tmp_path / "new").exists()
     left = [place for place in tmp_path.iterdir() if place.name != "atlas"]
+    assert len(left) == 2
     for place in left:
-        try:
+        with pytest.raises(StorageError, match=r"there is no atlas\.json"):
             ia.load(place)
-        except StorageError:
-            continue
-        assert where == "flush", "what loads is whole"
     ia.save(atlas, folder, overwrite=True)  # what lies about is in nobody's way
     ia.load(folder)
+
+
+def test_what_was_killed_after_the_card_was_written_is_no_atlas(
+    atlas: ia.Atlas, tmp_path: Path
+) -> None:
+    with folders.staged(tmp_path / "new", storage.ATLAS) as stage:
+        storage.write_atlas(atlas, stage)
+        with pytest.raises(StorageError, match=r"there is no atlas\.json"):
+            ia.load(stage)  # as it lies if the report is never finished
+    assert ia.load(tmp_path / "new").genes == atlas.genes
+
+
+def test_old_stages_of_killed_writes_go_at_the_next_write_and_nothing_else(
+    atlas: ia.Atlas, tmp_path: Path
+) -> None:
+    for name in ("new", "new-er", "kept"):
+        kill_while_saving(atlas, tmp_path / name, "flush")
+    (young,) = tmp_path.glob(".kept-*")
+    young = young.rename(tmp_path / ".new-12345678")
+    (tmp_path / ".new-a_report").mkdir()
+    (tmp_path / ".new-a_report" / "thesis.docx").write_text("years of work")
+    ia.save(atlas, tmp_path / ".new-wasatlas")  # hidden, but whole
+    for place in tmp_path.iterdir():
+        if place != young:
+            os.utime(place, (0, 0))
+    before = {place.name for place in tmp_path.iterdir()}
+    ia.save(atlas, tmp_path / "new")
+    gone = before - {place.name for place in tmp_path.iterdir()}
+    assert len(gone) == 1 and gone.pop().startswith(".new-")
 
 
 def test_files_can_be_read_by_others(saved: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch
 from anndata import AnnData
 from safetensors.torch import load_file, save_file
 
+import cards
 import invatlas as ia
 from invatlas import folders
 from invatlas.errors import StorageError
@@ -24,10 +24,7 @@ FILES = {"model.safetensors", "calibration.safetensors", "atlas.json", "history.
 
 
 def edit_card(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    file = folder / "atlas.json"
-    card = json.loads(file.read_text())
-    change(card)
-    file.write_text(json.dumps(card))
+    cards.edit_card(folder / "atlas.json", change)
 
 
 def test_a_saved_atlas_embeds_the_same_bit_for_bit(
@@ -80,7 +77,7 @@ def test_odd_names_survive(fit: Callable[..., ia.Atlas], study: AnnData, tmp_pat
 def test_files_are_plain(saved: Path) -> None:
     assert {file.name for file in saved.iterdir()} == FILES
     card = json.loads((saved / "atlas.json").read_text(encoding="utf-8"))
-    assert card["format_version"] == 7
+    assert card["format_version"] == 8
     assert len(card["genes"]) == 120
     assert card["run"]["biological"] == ["cell_type", "disease"]
     assert card["run"]["settings"]["hidden"] == 16
@@ -126,19 +123,13 @@ def test_the_model_of_another_atlas_is_refused(
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    """Change weights, and let the card vouch for the file if it does so at all."""
+    """Change weights, and let the card vouch for the file."""
     file = folder / "model.safetensors"
     weights = load_file(file)
     change(weights)
     save_file(weights, file)
     digest = folders.digest_file(file)
-
-    def vouch(card: dict[str, Any]) -> None:
-        for key, value in card.items():
-            if isinstance(value, str) and len(value) == len(digest):
-                card[key] = digest
-
-    edit_card(folder, vouch)
+    edit_card(folder, lambda card: card.update(model_sha256=digest))
 
 
 def biggest(weights: dict[str, torch.Tensor]) -> str:
@@ -205,10 +196,10 @@ def test_a_card_of_bytes_is_refused(folder: Path) -> None:
         ia.load(folder)
 
 
-@pytest.mark.parametrize("version", [5, 6, 0, "7", None])
+@pytest.mark.parametrize("version", [5, 7, 0, "8", None])
 def test_another_format_version_is_refused_by_number(folder: Path, version: object) -> None:
     edit_card(folder, lambda card: card.update(format_version=version))
-    with pytest.raises(StorageError, match=rf"format version {version!r}.*reads version 7"):
+    with pytest.raises(StorageError, match=rf"format version {version!r}.*reads version 8"):
         ia.load(folder)
 
 
@@ -228,6 +219,12 @@ PLACES = [
 JUNK: list[object] = [None, "x", [], {}, -1, 10**30, 1e400, float("nan"), ["a"], {"a": 1}]
 
 
+def put(card: Any, place: tuple[object, ...], value: object) -> None:
+    for key in place[:-1]:
+        card = card[key]
+    card[place[-1]] = value
+
+
 @pytest.mark.parametrize("place", PLACES, ids=".".join)
 def test_a_card_with_junk_in_any_place_is_refused_or_harmless(
     folder: Path, place: tuple[str, ...], frozen_study: AnnData
@@ -235,12 +232,8 @@ def test_a_card_with_junk_in_any_place_is_refused_or_harmless(
     whole = (folder / "atlas.json").read_text()
     refused = 0
     for junk in JUNK:
-        card = json.loads(whole)
-        inner = card
-        for key in place[:-1]:
-            inner = inner[key]
-        inner[place[-1]] = junk
-        (folder / "atlas.json").write_text(json.dumps(card))
+        (folder / "atlas.json").write_text(whole)
+        edit_card(folder, lambda card, junk=junk: put(card, place, junk))  # type: ignore[misc]
         try:
             found = ia.load(folder)
         except StorageError:
@@ -281,10 +274,70 @@ def test_a_history_that_is_none_is_refused(folder: Path, text: str) -> None:
         ia.load(folder)
 
 
-def test_a_truncated_history_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize("letters", [-1, -4, -30], ids=str)
+def test_a_truncated_history_is_refused(folder: Path, letters: int) -> None:
+    text = (folder / "history.csv").read_text()
+    (folder / "history.csv").write_text(text[:letters])
+    with pytest.raises(StorageError, match=r"history\.csv"):
+        ia.load(folder)
+
+
+def test_a_history_of_other_epochs_is_refused(folder: Path) -> None:
     lines = (folder / "history.csv").read_text().splitlines(keepends=True)
     (folder / "history.csv").write_text("".join(lines[:-1]))
-    with pytest.raises(StorageError, match=r"history\.csv"):
+    digest = folders.digest_file(folder / "history.csv")
+    edit_card(folder, lambda card: card.update(history_sha256=digest))
+    with pytest.raises(StorageError, match=r"history\.csv is damaged.*3 epochs"):
+        ia.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("record", "cells"), "many"),
+        (("record", "cells"), 3),
+        (("record", "training", "stopped"), None),
+        (("record", "warnings"), ["all is well"]),
+    ],
+    ids=str,
+)
+def test_a_card_that_was_changed_is_refused(
+    folder: Path, place: tuple[str, ...], value: object
+) -> None:
+    card = json.loads((folder / "atlas.json").read_text())
+    (folder / "atlas.json").write_text(json.dumps(card))
+    ia.load(folder)  # spaces do not matter
+    put(card, place, value)
+    (folder / "atlas.json").write_text(json.dumps(card))
+    with pytest.raises(StorageError, match=r"atlas\.json is damaged: it was changed"):
+        ia.load(folder)
+
+
+def negate(card: dict[str, Any]) -> None:
+    shares = card["gene_shares"]
+    shares[0], shares[1] = -1.0, shares[0] + shares[1] + 1
+
+
+def repeat_category(card: dict[str, Any]) -> None:
+    categories = card["schema"]["biological"][0]["categories"]
+    categories[0] = categories[1]
+
+
+WRONG_GENES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a negative share": negate,
+    "a share that is no number": lambda card: put(card["gene_shares"], (3,), float("nan")),
+    "shares beyond 1": lambda card: put(card["gene_shares"], (3,), 1.0),
+    "a gene twice": lambda card: put(card["genes"], (3,), card["genes"][4]),
+    "a category twice": repeat_category,
+}
+
+
+@pytest.mark.parametrize("change", WRONG_GENES.values(), ids=WRONG_GENES)
+def test_impossible_genes_and_categories_are_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    edit_card(folder, change)
+    with pytest.raises(StorageError, match=r"atlas\.json is damaged: ValueError"):
         ia.load(folder)
 
 
@@ -343,7 +396,7 @@ def test_tables_that_do_not_follow_from_the_card_are_refused(folder: Path, name:
     weights = load_file(folder / "model.safetensors")
     weights[name] = torch.zeros_like(weights[name])
     save_file(weights, folder / "model.safetensors")
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    digest = folders.digest_file(folder / "model.safetensors")
     edit_card(folder, lambda card: card.update(model_sha256=digest))
     with pytest.raises(StorageError, match="does not follow from its"):
         ia.load(folder)

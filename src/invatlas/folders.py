@@ -1,19 +1,23 @@
 """A folder that holds one fitted thing: written whole or not at all, checked as it is read.
 
 It is written beside its place and moved there; a load compares names, shapes and types of tensors
-with what the card, a JSON file, promises before any is allocated. No file is a pickle.
+with what the card, a JSON file, promises before any is allocated. The card holds digests of itself
+and of the other files, and gets its name last: a folder whose writing was killed has none, and is
+no atlas. No file is a pickle.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +30,8 @@ from invatlas.errors import StorageError
 
 MAXIMUM_CARD_BYTES = 256 * 2**20
 CARD_DIGEST = "card_sha256"
+UNFINISHED = ".part"
+DAY = 86_400  # seconds
 _DAMAGE = (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 _TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
 
@@ -69,6 +75,7 @@ def staged(path: str | Path, kind: Kind) -> Iterator[Path]:
     check_target(target, kind)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_stages(target, kind)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         raise StorageError(f"Nothing can be written at {target}: {error.strerror}.") from error
@@ -80,6 +87,7 @@ def staged(path: str | Path, kind: Kind) -> Iterator[Path]:
         for file in stage.iterdir():
             file.chmod(0o666 & ~umask)
             _flush(file)
+        (stage / (kind.card + UNFINISHED)).rename(stage / kind.card)
         _replace(stage, target)
     except OSError as error:
         if isinstance(error, StorageError):
@@ -109,13 +117,20 @@ def check_target(target: Path, kind: Kind) -> None:
         )
 
 
+def write_card(said: Mapping[str, Any], stage: Path, kind: Kind) -> None:
+    """Write what the card says, its format and its digest; :func:`staged` gives it its name."""
+    card = {"format": kind.format, "format_version": kind.version, **said}
+    text = json.dumps({CARD_DIGEST: digest_card(card), **card}, indent=1, allow_nan=False)
+    (stage / (kind.card + UNFINISHED)).write_text(text, encoding="utf-8")
+
+
 def read_card(folder: Path, kind: Kind) -> dict[str, Any]:
     """Read the card of a folder and check that it is one this version understands.
 
     Raises
     ------
     StorageError
-        If it is absent, too large, no JSON, foreign, or of a newer format.
+        If it is absent, too large, no JSON, foreign, of a newer format, or was changed.
     """
     file = folder / kind.card
     try:
@@ -146,6 +161,9 @@ def read_card(folder: Path, kind: Kind) -> dict[str, Any]:
             f"this invatlas reads version {kind.version}. Fit the {kind.noun} again, or load it "
             "with the version of invatlas that wrote it."
         )
+    with reading(file):
+        if card.get(CARD_DIGEST) != digest_card(card):
+            raise StorageError(f"{file} is damaged: it was changed after the fit.")
     return card
 
 
@@ -257,6 +275,16 @@ def package_versions() -> dict[str, str]:
 def _flush(file: Path) -> None:
     with file.open("rb") as handle:
         os.fsync(handle.fileno())
+
+
+def _clear_stages(target: Path, kind: Kind) -> None:
+    """Remove what writes of this place that were killed a day ago or earlier left behind."""
+    ours = kind.files - {kind.card} | {kind.card + UNFINISHED}
+    for stage in target.parent.glob(f".{glob.escape(target.name)}-????????"):
+        with suppress(OSError):  # another's, or gone meanwhile
+            old = time.time() - stage.stat().st_mtime > DAY
+            if old and {file.name for file in stage.iterdir()} <= ours:
+                shutil.rmtree(stage)
 
 
 def _replace(stage: Path, target: Path) -> None:

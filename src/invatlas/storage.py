@@ -2,7 +2,7 @@
 
     model.safetensors         weights and the priors' tables
     calibration.safetensors   scores of held-out cells, where there were enough of them
-    atlas.json                format, run, schema, genes, training record, package versions
+    atlas.json                format, run, schema, genes, training record, versions, digests
     history.csv               one row an epoch
 
 How it gets there whole, and what a load checks, stands in folders.py.
@@ -10,7 +10,6 @@ How it gets there whole, and what a load checks, stands in folders.py.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from invatlas.folders import (
     read_tensors,
     reading,
     staged,
+    write_card,
 )
 from invatlas.model.invae import Model
 from invatlas.model.priors import CovariateTable
@@ -56,7 +56,7 @@ RECORD = (
     "versions",
 )
 FILES = frozenset({MODEL, CALIBRATION, CARD, HISTORY, "latents.h5ad", "report.html"})
-ATLAS = Kind("an atlas", CARD, 7, FILES)
+ATLAS = Kind("an atlas", CARD, 8, FILES)
 
 
 def save(atlas: Atlas, path: str | Path, *, overwrite: bool = False) -> None:
@@ -120,6 +120,10 @@ def load(path: str | Path) -> Atlas:
             raise ValueError("no biological covariate has categories")
         if shares.shape != (len(genes),) or not genes or not math.isfinite(median):
             raise ValueError("genes and their shares differ in length")
+        if len(set(genes)) < len(genes):
+            raise ValueError("a gene is there twice")
+        if not (shares >= 0).all() or not math.isclose(shares.sum(), 1, rel_tol=1e-6):
+            raise ValueError("the genes' shares of the counts are no shares, which sum to 1")
         with torch.device("meta"):
             model = Model(
                 len(genes),
@@ -132,19 +136,21 @@ def load(path: str | Path) -> Atlas:
     model.load_state_dict(weights, assign=True)
     _check_tables(model, schema, folder / MODEL)
     model.eval()
-    history = _read_history(folder / HISTORY, record["training"]["epochs"])
+    history = _read_history(
+        folder / HISTORY, record["training"]["epochs"], card.get("history_sha256")
+    )
     calibration = _read_calibration(folder, card.get("calibration"), model, settings)
     return Atlas(model, schema, genes, shares, settings, history, record, calibration)
 
 
 def write_atlas(atlas: Atlas, folder: Path) -> None:
-    """Write the files of an atlas into a folder that exists."""
+    """Write the files of an atlas into a folder that :func:`staged` gives."""
     weights = {name: value.contiguous() for name, value in atlas.model.state_dict().items()}
     save_file(weights, folder / MODEL)
-    card = {
-        "format": ATLAS.format,
-        "format_version": ATLAS.version,
+    atlas.history.to_csv(folder / HISTORY, index=False)
+    said = {
         "model_sha256": digest_file(folder / MODEL),
+        "history_sha256": digest_file(folder / HISTORY),
         "calibration": _write_calibration(atlas.calibration, folder / CALIBRATION),
         "run": {
             "biological": [c.column for c in atlas.schema.biological],
@@ -168,8 +174,7 @@ def write_atlas(atlas: Atlas, folder: Path) -> None:
         "genes": list(atlas.genes),
         "gene_shares": atlas.gene_shares.tolist(),
     }
-    (folder / CARD).write_text(json.dumps(card, indent=1, allow_nan=False), encoding="utf-8")
-    atlas.history.to_csv(folder / HISTORY, index=False)
+    write_card(said, folder, ATLAS)
 
 
 def _promised_table(schema: Schema, role: str, sizes: dict[str, int]) -> CovariateTable:
@@ -271,12 +276,16 @@ def _check_tables(model: Model, schema: Schema, file: Path) -> None:
     check_finite(model.state_dict(), file)
 
 
-def _read_history(file: Path, epochs: int) -> pd.DataFrame:
+def _read_history(file: Path, epochs: int, digest: object) -> pd.DataFrame:
     try:
+        if digest_file(file) != digest:
+            raise StorageError(f"{file} is damaged: it was changed after the fit.")
         history = pd.read_csv(file, float_precision="round_trip")
     except FileNotFoundError:
         raise StorageError(f"{file.parent} holds no whole atlas: {HISTORY} is missing.") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, StorageError):
+            raise
         raise StorageError(f"{file} is damaged: it is no table ({error}).") from error
     if len(history) != epochs or "train_objective" not in history:
         raise StorageError(f"{file} is damaged: it does not hold the {epochs} epochs of the fit.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from anndata import AnnData
 
 import invatlas as ia
+from cards import edit_card
 from invatlas.data.minibatch import gather_counts
 from invatlas.errors import DataError, GeneError, StorageError
 from invatlas.tasks.embed import match_counts
@@ -166,9 +166,7 @@ def test_a_damaged_account_of_an_alignment_is_refused(
 ) -> None:
     ia.save(aligned, tmp_path / "atlas")
     file = tmp_path / "atlas" / "atlas.json"
-    card = json.loads(file.read_text())
-    card["record"]["aligned"] = told
-    file.write_text(json.dumps(card))
+    edit_card(file, lambda card: card["record"].update(aligned=told))
     with pytest.raises(StorageError, match="damaged"):
         ia.load(tmp_path / "atlas")
 

@@ -55,7 +55,9 @@ class Covariate:
     knots: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a scale that is none: what a file says may be anything."""
+        """Refuse categories or a scale that are none: what a file says may be anything."""
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError(f"a category of {self.name!r} is there twice")
         rising = all(low < high for low, high in pairwise(self.knots))
         if self.knots and not (rising and np.isfinite(self.knots).all()):
             raise ValueError(f"knots of {self.name!r} do not rise")

@@ -13,7 +13,6 @@ alone. How they get there whole, and what a load checks, stands in folders.py.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -28,11 +27,9 @@ from torch import Tensor
 
 from invatlas.errors import SettingsError, StorageError
 from invatlas.folders import (
-    CARD_DIGEST,
     Kind,
     check_finite,
     check_target,
-    digest_card,
     digest_file,
     package_versions,
     read_card,
@@ -40,6 +37,7 @@ from invatlas.folders import (
     read_tensors,
     reading,
     staged,
+    write_card,
 )
 from invatlas.grn.dynamics import Dynamics
 from invatlas.grn.experiments import GIVEN, NORMALISED
@@ -89,12 +87,10 @@ def save(network: Network, path: str | Path, *, overwrite: bool = False) -> None
 
 
 def write_network(network: Network, folder: Path) -> None:
-    """Write the files of a network into a folder that exists."""
+    """Write the files of a network into a folder that :func:`staged` gives."""
     save_file(_gather(network), folder / NUMBERS)
     list_edges(network).to_csv(folder / EDGES, index=False)
-    card = {
-        "format": NETWORK.format,
-        "format_version": NETWORK.version,
+    said = {
         "network_sha256": digest_file(folder / NUMBERS),
         "settings": asdict(network.settings),
         "members": [_describe_member(member) for member in network.members],
@@ -109,8 +105,7 @@ def write_network(network: Network, folder: Path) -> None:
         "regulators": list(network.genes[network.regulators]),
         "genes": list(network.genes),
     }
-    card[CARD_DIGEST] = digest_card(card)
-    (folder / CARD).write_text(json.dumps(card, indent=1, allow_nan=False), encoding="utf-8")
+    write_card(said, folder, NETWORK)
 
 
 def load(path: str | Path) -> Network:
@@ -124,8 +119,6 @@ def load(path: str | Path) -> Network:
     folder = Path(path)
     card = read_card(folder, NETWORK)
     with reading(folder / CARD):
-        if card.get(CARD_DIGEST) != digest_card(card):
-            raise StorageError(f"{folder / CARD} is damaged: it was changed after the fit.")
         settings = NetworkSettings.from_dict(card["settings"])
         genes = pd.Index([str(gene) for gene in card["genes"]])
         regulators = genes.isin(card["regulators"])
