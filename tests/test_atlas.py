@@ -121,7 +121,9 @@ def test_wrong_columns_are_refused(
 
 @pytest.mark.parametrize("cells", [0, 1, 2, 9])
 def test_too_few_cells_are_refused_by_their_number(study: AnnData, fit: Fit, cells: int) -> None:
-    with pytest.raises(DataError, match=rf"\b{cells} cells.*at least 10"):
+    with pytest.raises(
+        DataError, match=rf"have {cells} cell{'' if cells == 1 else 's'};.*at least 10"
+    ):
         fit(study[:cells].copy())
 
 
@@ -137,6 +139,7 @@ def test_an_unknown_layer_is_refused(study: AnnData, fit: Fit) -> None:
         (["gene_0001", "TP53", "BRCA1"], "2 of 3 genes.*BRCA1, TP53"),
         ([], "empty"),
         ("gene_0001", "'gene_0001'.* list"),
+        (["gene_0001", 7], r"names 7 \(int\); a gene is named by text"),
     ],
 )
 def test_wrong_genes_are_refused(study: AnnData, fit: Fit, wanted: Any, message: str) -> None:
@@ -146,7 +149,8 @@ def test_wrong_genes_are_refused(study: AnnData, fit: Fit, wanted: Any, message:
 
 def test_named_genes_are_the_genes_of_the_atlas(study: AnnData, fit: Fit) -> None:
     wanted = ["gene_0050", "gene_0003", "gene_0003", "gene_0111"]
-    atlas = fit(study, genes=wanted)
+    atlas = fit(study, genes=np.array(wanted))
+    assert all(type(gene) is str for gene in atlas.genes)
     assert atlas.genes == ("gene_0050", "gene_0003", "gene_0111")
     expected = study[:, list(atlas.genes)].X.sum(0).A1
     np.testing.assert_allclose(atlas.gene_shares, expected / expected.sum())
@@ -156,6 +160,7 @@ def test_the_number_of_genes_is_a_setting(study: AnnData) -> None:
     settings = ia.Settings(genes=30, epochs=1, hidden=8)
     atlas = ia.fit(study, ["cell_type"], ["donor"], settings=settings)
     assert len(atlas.genes) == 30
+    assert all(type(gene) is str for gene in atlas.genes)
     assert set(atlas.genes) < set(study.var_names)
 
 

@@ -146,6 +146,11 @@ WRONG_CONFIG = {
     "a column as a number": ("biological = [3]", "biological"),
     "a layer as a number": ('biological = ["cell_type"]\nlayer = 3', "layer"),
     "genes_file as a number": ('biological = ["cell_type"]\ngenes_file = 3', "genes"),
+    "gene_names as a number": ('biological = ["cell_type"]\ngene_names = 3', "genes is 3 (int)"),
+    "gene_names of numbers": (
+        'biological = ["cell_type"]\ngene_names = [3]',
+        "genes names 3 (int)",
+    ),
     "an infinity": ("learning_rate = inf", "learning_rate is inf"),
 }
 

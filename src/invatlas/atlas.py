@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,7 @@ from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration
 from invatlas.training.job import Job
 from invatlas.training.split import draw_split
+from invatlas.wording import count_noun
 
 MINIMUM_CELLS = 10
 
@@ -155,7 +156,10 @@ def fit(
     settings = settings or Settings()
     check_cells(adata)
     if adata.n_obs < MINIMUM_CELLS:
-        raise DataError(f"The data have {adata.n_obs} cells; a fit needs at least {MINIMUM_CELLS}.")
+        raise DataError(
+            f"The data have {count_noun(adata.n_obs, 'cell')}; a fit needs at least "
+            f"{MINIMUM_CELLS}."
+        )
     schema = Schema.learn(adata.obs, biological, technical, hierarchy)
     biological_codes, technical_codes = schema.encode(adata.obs)
     confounded = find_confounding(schema, biological_codes, technical_codes)
@@ -219,9 +223,16 @@ def _choose_genes(
     if genes is None:
         strata = next((codes for codes in technical.T if (codes >= 0).any()), None)
         return select_genes(adata, settings.genes, layer, strata, settings.seed)
-    if isinstance(genes, str):
-        raise GeneError(f"genes is the text {genes!r}; it takes a list of gene names.")
-    names = [str(gene) for gene in genes]
+    if isinstance(genes, str) or not isinstance(genes, Iterable):
+        raise GeneError(
+            f"genes is {genes!r} ({type(genes).__name__}); it takes a list of gene names."
+        )
+    names = list(genes)
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise GeneError(
+            f"genes names {odd[0]!r} ({type(odd[0]).__name__}); a gene is named by text."
+        )
+    names = list(map(str, names))  # plain text where numpy made the list
     absent = sorted(set(names) - set(map(str, adata.var_names)))
     if not names or absent:
         raise GeneError(

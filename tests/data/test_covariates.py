@@ -106,6 +106,15 @@ def test_a_column_that_cannot_be_used_is_refused(column: str, message: str) -> N
         Schema.learn(obs, [column], [])
 
 
+@pytest.mark.parametrize(("times", "told"), [(2, "twice"), (3, "3 times")])
+def test_a_column_that_stands_there_more_than_once_is_refused(times: int, told: str) -> None:
+    obs = pd.DataFrame([["a"] * times, ["b"] * times] * 3, columns=["kind"] * times)
+    with pytest.raises(CovariateError, match=f"obs has the column 'kind' {told}"):
+        Schema.learn(obs, ["kind"], [])
+    with pytest.raises(CovariateError, match=f"obs has the column 'kind' {told}"):
+        Covariate("kind", "categorical", ("a", "b")).encode(obs)
+
+
 def test_a_kind_may_be_named_and_a_colon_may_be_part_of_a_name() -> None:
     obs = table(**{"cell_type": ["a", "b"] * 3, "ontology:id": ["x", "y", "z"] * 2})
     assert Schema.learn(obs, ["cell_type:categorical"], []).biological[0].name == "cell_type"

@@ -10,6 +10,7 @@ from anndata import AnnData
 from hypothesis import given
 from hypothesis import strategies as st
 
+from invatlas.data import genes
 from invatlas.data.genes import GeneOverlap, match_genes, select_genes
 from invatlas.errors import CountsError, GeneError
 
@@ -34,6 +35,18 @@ def test_zero_or_more_than_there_are_keeps_every_gene_that_is_counted(cells: Ann
     every = sorted(name for name in cells.var_names if name != "z")
     assert select_genes(cells, 0) == every
     assert select_genes(cells, 10_000) == every
+
+
+def test_zero_keeps_a_gene_that_one_cell_holds_looked_at_or_not(
+    cells: AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(genes, "SELECTION_CELLS", 50)
+    for cell in range(200):
+        x = sp.lil_matrix(cells.shape, dtype=np.float32)
+        x[cell, 40] = 1
+        found = select_genes(AnnData(x.tocsr(), var=cells.var), 0)
+        assert found == ["z"]
+    assert all(type(name) is str for n in (0, 10, 50) for name in select_genes(cells, n))
 
 
 def test_order_of_genes_and_form_of_counts_do_not_matter(
@@ -78,8 +91,9 @@ def test_a_gene_that_only_tells_donors_apart_does_not_count(cells: AnnData) -> N
 
 def test_counts_of_nothing_are_refused(cells: AnnData) -> None:
     cells.X = sp.csr_matrix(cells.shape, dtype=np.float32)
-    with pytest.raises((GeneError, CountsError), match=r"None of 41 genes is counted in any cell"):
-        select_genes(cells, 10)
+    for n_genes, where in ((0, "any cell"), (10, "any of the 200 cells looked at")):
+        with pytest.raises((GeneError, CountsError), match=f"None of 41 genes.* in {where}"):
+            select_genes(cells, n_genes)
 
 
 def test_one_gene_can_be_chosen(cells: AnnData) -> None:

@@ -20,6 +20,9 @@ def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         columns = ", ".join(map(str, obs.columns)) or "none"
         raise CovariateError(f"obs has no column {name!r}; it has {columns}.{hint}")
+    if isinstance(obs[name], pd.DataFrame):
+        times = "twice" if obs[name].shape[1] == 2 else f"{obs[name].shape[1]} times"
+        raise CovariateError(f"obs has the column {name!r} {times}; a column is named once.")
     text = _spell(obs[name])
     return text.where(~_says_missing(text))
 

@@ -47,12 +47,14 @@ def select_genes(
 ) -> list[str]:
     """Name the most variable genes, in the order of their names.
 
+    A gene that fewer than three of the cells looked at hold is not among them.
+
     Parameters
     ----------
     adata
         Raw counts.
     n_genes
-        How many; 0 keeps every gene that is counted at least once.
+        How many; 0 keeps every gene that is counted at least once in any cell.
     layer
         Layer of the counts; X where none is named.
     technical
@@ -68,15 +70,20 @@ def select_genes(
     """
     import scanpy as sc  # heavy to import
 
+    if n_genes == 0:
+        return _list_counted(adata, layer)
     chosen = _choose_cells(adata.n_obs, seed)
     counts, names = _sum_by_name(adata, layer, chosen)
     detected = np.asarray((counts > 0).sum(axis=0)).ravel()
     usable = detected >= min(3, max(1, detected.max(initial=0)))
     if not usable.any():
-        raise GeneError(f"None of {adata.n_vars} genes is counted in any cell.")
+        raise GeneError(
+            f"None of {adata.n_vars} genes is counted in any of the {len(chosen):,} cells "
+            "looked at."
+        )
     counts, names = counts[:, usable], names[usable]
-    if n_genes == 0 or n_genes >= len(names):
-        return sorted(names)
+    if n_genes >= len(names):
+        return sorted(names.tolist())
     strata = _pool_small(technical[chosen] if technical is not None else np.zeros(len(chosen)))
     filled = np.asarray(counts.sum(axis=1)).ravel() > 0
     looked_at = AnnData(
@@ -96,7 +103,17 @@ def select_genes(
             batch_key="stratum",
             inplace=False,
         )
-    return sorted(names[np.asarray(table["highly_variable"], dtype=bool)])
+    return sorted(names[np.asarray(table["highly_variable"], dtype=bool)].tolist())
+
+
+def _list_counted(adata: AnnData, layer: str | None) -> list[str]:
+    """Name every gene that is counted in some cell, whether looked at or not, in order."""
+    counted = np.zeros(adata.n_vars, dtype=bool)
+    for _, chunk in read_counts(adata, layer):
+        counted[chunk.indices] = True
+    if not counted.any():
+        raise GeneError(f"None of {adata.n_vars} genes is counted in any cell.")
+    return sorted(set(map(str, adata.var_names[counted])))
 
 
 def _choose_cells(n_cells: int, seed: int) -> np.ndarray:
