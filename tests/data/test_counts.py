@@ -67,6 +67,23 @@ def test_backed_files_and_views_read_the_same(form: str, tmp_path: Path) -> None
     backed.file.close()
 
 
+@pytest.mark.parametrize("backed", [False, True], ids=["memory", "file"])
+def test_csc_is_gone_through_once_however_many_cells_there_are(
+    backed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generator: np.random.Generator
+) -> None:
+    x = generator.poisson(1.0, (3 * CHUNK, 4))
+    adata = make(sp.csc_matrix(x.astype(np.float32)))
+    if backed:
+        adata.write_h5ad(tmp_path / "cells.h5ad")
+        adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    kind, taken = type(adata.X), []
+    take = kind.__getitem__
+    monkeypatch.setattr(kind, "__getitem__", lambda *a: taken.append(a) or take(*a))
+    found = CountSource.from_anndata(adata, list("abcd")).matrix.toarray()
+    assert len(taken) <= 1
+    assert np.array_equal(found, x)
+
+
 def test_a_layer_is_read_instead_of_x() -> None:
     adata = make(np.full((4, 4), 0.5))
     adata.layers["raw"] = sp.csc_matrix(COUNTS)
@@ -169,6 +186,8 @@ def test_an_unknown_layer_is_refused_and_the_layers_named() -> None:
 def test_no_matrix_no_cells_or_no_genes_are_refused() -> None:
     with pytest.raises(CountsError, match="no X"):
         CountSource.from_anndata(AnnData(obs=pd.DataFrame(index=["a"])), ["a"])
+    with pytest.raises(CountsError, match="1 cell and 0 genes"):
+        CountSource.from_anndata(make()[:1, :0].copy(), ["a"])
     with pytest.raises(CountsError, match="0 cells"):
         CountSource.from_anndata(make()[:0].copy(), ["a"])
     with pytest.raises(CountsError, match="0 genes"):

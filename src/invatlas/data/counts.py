@@ -18,6 +18,7 @@ from anndata import AnnData
 
 from invatlas.errors import CountsError, DataError, GeneError
 from invatlas.processor import spread
+from invatlas.wording import count_noun
 
 CHUNK = 1024
 LARGEST_COUNT = 2**31
@@ -113,8 +114,12 @@ def read_counts(adata: AnnData, layer: str | None = None) -> Iterator[tuple[slic
     if matrix is None:
         raise CountsError("The data have no X; name a layer that holds raw counts.")
     if adata.n_obs == 0 or adata.n_vars == 0:
-        raise CountsError(f"The data have {adata.n_obs} cells and {adata.n_vars} genes.")
+        raise CountsError(
+            f"The data have {count_noun(adata.n_obs, 'cell')} and "
+            f"{count_noun(adata.n_vars, 'gene')}."
+        )
     place = "X" if layer is None else f"layer {layer!r}"
+    matrix = _by_rows(matrix)
     for start in range(0, adata.n_obs, CHUNK):
         rows = slice(start, min(start + CHUNK, adata.n_obs))
         chunk = _sum_duplicates(_take_chunk(matrix, rows))
@@ -188,6 +193,16 @@ def _read_genes(
     places = _find_places(present, genes)
     chunks = (chunk for _, chunk in read_counts(adata, layer))
     return spread(lambda chunk: _select(chunk, places, len(genes)), chunks)
+
+
+def _by_rows(matrix: Any) -> Any:
+    """Turn CSC counts to CSR, and others not.
+
+    A row of CSC may lie anywhere in it: all of it is read, from the file too, to take any.
+    """
+    if getattr(matrix, "format", None) != "csc":
+        return matrix
+    return (matrix if sp.issparse(matrix) else matrix[:]).tocsr()
 
 
 def _take_chunk(matrix: Any, rows: slice) -> sp.csr_matrix:
