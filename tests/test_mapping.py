@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -67,6 +68,19 @@ def test_map_takes_gene_names_from_a_column(fitted: Path, cells: Path, tmp_path:
     said = call("map", fitted, query, "-o", output, "--gene-column", "symbol")
     assert "All 120 genes of the atlas are in the query" in said and "60 by another case" in said
     assert np.array_equal(ad.read_h5ad(output).obsm["X_invariant"], expected)
+
+
+def test_cells_of_one_name_are_told_of_once_and_in_our_words(
+    fitted: Path, cells: Path, tmp_path: Path
+) -> None:
+    query = ad.read_h5ad(cells)[:60].copy()
+    query.obs_names = ["twin", "twin", *query.obs_names[2:]]
+    query.write_h5ad(tmp_path / "query.h5ad")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        said = call("map", fitted, tmp_path / "query.h5ad", "-o", tmp_path / "mapped.h5ad")
+    assert said.count("Cell names are not unique (for instance 'twin')") == 1
+    assert not [w for w in caught if "not unique" in str(w.message)]
 
 
 def test_map_adapts_a_copy_and_leaves_the_atlas_alone(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,9 +59,7 @@ def read_cells(path: Path) -> AnnData:
     if not path.exists():
         raise DataError(f"There is no file {path}.")
     try:
-        with warnings.catch_warnings():  # a fit says so itself, where it matters
-            warnings.filterwarnings("ignore", ".*names are not unique", UserWarning)
-            return anndata.read_h5ad(path)
+        return anndata.read_h5ad(path)
     except Exception as error:  # h5py and anndata raise many kinds for a file that is no h5ad
         raise DataError(f"{path} cannot be read as h5ad: {error}.") from error
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from invatlas.data.columns import holds_fractions, missing_spellings
@@ -48,6 +49,14 @@ def describe_split(split: Split, schema: Schema, cells: Cells) -> str:
     )
 
 
+def describe_namesakes(names: pd.Index) -> list[str]:
+    """Say that cells share names; nothing where none do."""
+    if names.is_unique:
+        return []
+    twice = names[names.duplicated()][0]
+    return [f"Cell names are not unique (for instance {twice!r}); rows keep their order."]
+
+
 def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
     """Say what in the cells and columns of a study calls for caution."""
     found = []
@@ -55,9 +64,7 @@ def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
         found.append(
             f"{empty} cells have no counts in the modelled genes; their latents mean nothing."
         )
-    if not adata.obs_names.is_unique:
-        twice = adata.obs_names[adata.obs_names.duplicated()][0]
-        found.append(f"Cell names are not unique (for instance {twice!r}); rows keep their order.")
+    found += describe_namesakes(adata.obs_names)
     if not adata.var_names.is_unique:
         found.append("Gene names are not unique; counts of one name were added up.")
     if not schema.technical:

@@ -41,13 +41,20 @@ def explained(arguments: Sequence[str] = ()) -> Iterator[None]:
     are spelled so: ``bins=0`` is ``--bins 0``, and ``bins is 1`` is ``--bins is 1``.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            _hush()
+            yield
     except InvatlasError as error:
         screen.print(f"[bold red]Error[/]: {escape(_spell_flags(str(error), arguments))}")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         screen.print(NOTHING)
         raise typer.Exit(STATUS) from None
+
+
+def _hush() -> None:
+    """Keep anndata from saying of each table what we say once, where it matters."""
+    warnings.filterwarnings("ignore", ".*names are not unique", UserWarning)
 
 
 def _spell_flags(text: str, arguments: Sequence[str]) -> str:
@@ -74,6 +81,7 @@ def noted() -> Iterator[list[str]]:
     told: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
+        _hush()
         yield told
     for warning in caught:
         if warning.category is UserWarning and not told.count(str(warning.message)):

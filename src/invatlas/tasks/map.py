@@ -10,6 +10,7 @@ from anndata import AnnData
 from invatlas.atlas import Atlas
 from invatlas.data.genes import GeneOverlap
 from invatlas.errors import SettingsError
+from invatlas.record import describe_namesakes
 from invatlas.tasks.align import describe_strangeness, encode_aligned
 from invatlas.tasks.annotate import Calling, describe, describe_doubts, unknown_values
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts
@@ -104,6 +105,7 @@ def map_cells(
         if calling is not None:
             told = describe_strangeness(atlas, adata, *matching)
         posteriors, overlap = encode_counts(atlas, adata, LATENTS, *matching)
+    told = [*told, *describe_namesakes(adata.obs_names)]
     cells = AnnData(obs=pd.DataFrame(adata.obs).copy())
     for which, posterior in posteriors.items():
         latents = posterior.mean.numpy()
