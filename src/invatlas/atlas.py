@@ -137,8 +137,8 @@ def fit(
         Whether to show a progress bar with the time left.
     strict
         Whether to refuse data in which a biological and a technical value occur only together,
-        or nearly; without it ``record["confounding"]`` and the warnings say so. See
-        :func:`invatlas.confounding`.
+        or nearly, or a scale goes with a column of the other role; without it
+        ``record["confounding"]`` and the warnings say so. See :func:`invatlas.confounding`.
 
     Returns
     -------
@@ -162,7 +162,8 @@ def fit(
         )
     schema = Schema.learn(adata.obs, biological, technical, hierarchy)
     biological_codes, technical_codes = schema.encode(adata.obs)
-    confounded = find_confounding(schema, biological_codes, technical_codes)
+    numbers = schema.numbers(adata.obs)
+    confounded = find_confounding(schema, biological_codes, technical_codes, numbers)
     if strict:
         refuse_confounding(confounded)
     groups = schema.keep_categories(biological_codes, technical_codes)

@@ -3,7 +3,8 @@
 :mod:`invatlas.data.connectedness` finds biological values that share no, or hardly any, technical
 value with the others. What that means depends on how many technical values hold them. One: the
 two effects cannot be told apart ("full", "near"). Several: they are nested, as donors are in a
-disease, and the technical effects can be taken as random.
+disease, and the technical effects can be taken as random. :mod:`invatlas.data.scales` asks the
+same of numbers.
 
 Pairs of columns are looked at, one technical column at a time; cells without a value of either,
 or with a coarse one, are left out.
@@ -12,7 +13,7 @@ or with a coarse one, are left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from invatlas.data.connectedness import (
 from invatlas.data.covariates import Covariate, Schema
 from invatlas.data.findings import KINDS, Finding, Match, conclude, tell_finding
 from invatlas.data.hierarchy import Hierarchy
+from invatlas.data.scales import compare_scales, compare_with_categories
 from invatlas.errors import ConfoundingError
 
 
@@ -51,8 +53,8 @@ def confounding(
     -------
     One row a pair of columns and kind, the gravest first: ``kind``, ``alarm`` (bool),
     ``biological`` and ``beside`` (columns), ``values`` (which goes with which), ``cells``,
-    ``explained`` (share of the membership that the other column explains, the highest), and
-    ``sentence``. No rows where nothing was found.
+    ``explained`` (share of the membership, or of the variation of a scale, that the other column
+    explains, the highest), and ``sentence``. No rows where nothing was found.
 
     Raises
     ------
@@ -82,26 +84,36 @@ def check_design(
 ) -> list[Finding]:
     """Find what is confounded in columns of obs; see :func:`confounding`."""
     schema = Schema.learn(obs, biological, technical, hierarchy)
-    return find_confounding(schema, *schema.encode(obs))
+    return find_confounding(schema, *schema.encode(obs), schema.numbers(obs))
 
 
 def find_confounding(
-    schema: Schema, biological: np.ndarray, technical: np.ndarray
+    schema: Schema,
+    biological: np.ndarray,
+    technical: np.ndarray,
+    numbers: Mapping[str, np.ndarray],
 ) -> list[Finding]:
     """Find what is confounded in codes (cell, covariate), the gravest first.
 
-    Scales are passed over: their values are no groups.
+    ``numbers`` holds those of each scale, by column, NaN where missing.
     """
     found: list[Finding] = []
     d_columns, e_columns = (
-        [(i, c) for i, c in enumerate(covariates) if not c.knots]
-        for covariates in (schema.biological, schema.technical)
+        list(zip(covariates, codes.T, strict=True))
+        for covariates, codes in ((schema.biological, biological), (schema.technical, technical))
     )
-    for i, d in d_columns:
-        for j, e in e_columns:
-            found += _compare_with_technical(d, e, _count(d, e, biological[:, i], technical[:, j]))
-    for (i, a), (j, b) in combinations(d_columns, 2):
-        found += _compare_biological(a, b, _count(a, b, biological[:, i], biological[:, j]))
+    for (d, d_codes), (e, e_codes) in product(d_columns, e_columns):
+        if d.knots and e.knots:
+            found += compare_scales(d.name, numbers[d.name], e.name, numbers[e.name])
+        elif d.knots:
+            found += compare_with_categories(d.name, numbers[d.name], e, e_codes, biological=True)
+        elif e.knots:
+            found += compare_with_categories(e.name, numbers[e.name], d, d_codes, biological=False)
+        else:
+            found += _compare_with_technical(d, e, _count(d, e, d_codes, e_codes))
+    for (a, a_codes), (b, b_codes) in combinations(d_columns, 2):
+        if not (a.knots or b.knots):
+            found += _compare_biological(a, b, _count(a, b, a_codes, b_codes))
     return sorted(found, key=lambda finding: KINDS.index(finding.kind))
 
 

@@ -137,9 +137,13 @@ class Covariate:
         codes = np.asarray(found.codes, dtype=np.int64)
         return np.where(codes < len(self.categories), codes, len(self.categories) - 2 - codes)
 
+    def numbers(self, obs: pd.DataFrame) -> np.ndarray:
+        """Numbers of a continuous column, shape (cell,); NaN where missing."""
+        return read_numbers(text_values(obs, self.name))
+
     def positions(self, obs: pd.DataFrame) -> np.ndarray:
         """Where the numbers of a continuous column lie among the knots; NaN where missing."""
-        return locate(read_numbers(text_values(obs, self.name)), self.knots)
+        return locate(self.numbers(obs), self.knots)
 
     def offsets(self, obs: pd.DataFrame) -> np.ndarray:
         """How far each value lies from its code, -1/2 to 1/2; 0 where categorical or missing."""
@@ -226,6 +230,10 @@ class Schema:
     def encode(self, obs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Codes of the biological and the technical columns, each (cell, covariate)."""
         return encode(self.biological, obs), encode(self.technical, obs)
+
+    def numbers(self, obs: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Numbers of each continuous column, shape (cell,); NaN where missing."""
+        return {c.name: c.numbers(obs) for c in self.covariates if c.knots}
 
     def keep_categories(
         self, biological: np.ndarray, technical: np.ndarray

@@ -29,11 +29,13 @@ class Match:
     Attributes
     ----------
     values, beside
-        The values of the one and of the other column.
+        The values of the one and of the other column; of a scale the span of its numbers.
     cells, beside_cells, shared
-        Cells of ``values``, cells of ``beside``, and those that are both.
+        Cells of ``values``, cells of ``beside``, and those that are both; with a scale all are
+        the cells that have both.
     explained
-        Share of the membership in ``values`` that the other column explains, at most 1.
+        Share of the membership in ``values``, or of the variation of a scale, that the other
+        column explains, at most 1.
     """
 
     values: tuple[str, ...]
@@ -52,9 +54,11 @@ class Finding:
     ----------
     kind
         ``full`` and ``near``: a biological and a technical value determine each other, wholly or
-        nearly. ``nested``: each biological value has technical values of its own. ``single``: a
-        biological value is seen in one technical value alone, beside others. ``together``: a
-        biological value occurs with one value of another biological column alone.
+        nearly, or one of two columns with the numbers of a scale does the other. ``nested``: each
+        biological value has technical values of its own, or each of many technical values has a
+        biological number. ``single``: a biological value is seen in one technical value alone,
+        beside others. ``together``: a biological value occurs with one value of another
+        biological column alone.
     biological, beside
         The two columns.
     matches
@@ -125,6 +129,25 @@ def conclude(kind: str, d: str, e: str, matches: Sequence[Match]) -> Iterator[Fi
         yield Finding(kind, d, e, tuple(matches), SENTENCES[kind](d, e, matches))
 
 
+def conclude_scale(
+    kind: str,
+    d: str,
+    e: str,
+    matches: Sequence[Match],
+    scale: str | None = None,
+    *,
+    alone: bool = False,
+) -> Finding:
+    """Put matches of a scale, d or e, with categories in a finding, or one of two scales.
+
+    ``alone`` says that the one match sets the numbers of the scale apart, beside other values.
+    """
+    matches = sorted(matches, key=lambda match: -match.cells)
+    question = _ask(kind, d, f"{e}={matches[0].beside[0]}" if alone else e, matches[0].explained)
+    evidence = _say_variation(d, e, matches, scale, alone)
+    return Finding(kind, d, e, tuple(matches), f"{question}: {evidence}.")
+
+
 def tell_finding(finding: Finding) -> dict[str, Any]:
     """Put a finding in one row of plain values, long lists cut."""
     values = "; ".join(
@@ -193,6 +216,34 @@ def _say_alone(question: str, e: str, matches: Sequence[Match], word: str) -> st
     )
 
 
+def _ask(kind: str, d: str, e: str, explained: float) -> str:
+    if kind != "nested":
+        told = "cannot" if kind == "full" else "can hardly"
+        return f"What {d} does {told} be told from what {e} does"
+    told = "can be told only" if explained == 1 else "can hardly be told but"
+    return f"What {d} does {told} by comparing several values of {e}"
+
+
+def _say_variation(d: str, e: str, matches: Sequence[Match], scale: str | None, alone: bool) -> str:
+    share = f"{_say_share(matches[0].explained, 1)} the variation of {scale or d}"
+    cells = count_noun(sum(match.cells for match in matches), "cell")
+    if scale is None:
+        return f"{share} in {cells} goes along with {e}"
+    column = e if scale == d else d
+    pairs = [(m.values[0], m.beside[0])[:: 1 if scale == d else -1] for m in matches]
+    if alone:
+        numbers, value = pairs[0]
+        return (
+            f"{share} lies between values of {column}, most of it between {value} ({numbers}) and "
+            "the others"
+        )
+    named = ", ".join(f"{numbers} in {value}" for numbers, value in pairs[:MOST_NAMED])
+    return (
+        f"{share} in {cells} lies between the {len(matches):,} values of {column} "
+        f"({named}{_say_more(len(matches) - MOST_NAMED)})"
+    )
+
+
 SENTENCES: dict[str, Callable[[str, str, Sequence[Match]], str]] = {
     "full": _say_full,
     "near": _say_near,
@@ -216,7 +267,7 @@ def _say_others(matches: Sequence[Match], word: str) -> str:
     return f" So it is with {', '.join(others)}{more}." if others else ""
 
 
-def _say_share(part: int, whole: int) -> str:
+def _say_share(part: float, whole: float) -> str:
     return "all" if part == whole else f"{np.floor(1000 * part / whole) / 10:.1f} % of"
 
 
