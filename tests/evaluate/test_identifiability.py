@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
 
 import invatlas as ia
 from invatlas.errors import DataError, SettingsError
-from invatlas.evaluate.identifiability import agreement, match, predict
+from invatlas.evaluate.identifiability import agreement, match, predict, subtract_means
 
 SETTINGS = ia.Settings(
     genes=0, hidden=16, epochs=8, invariant_latents=2, spurious_latents=1, spared_donors=0.0
@@ -68,8 +69,59 @@ def test_agreement_within_strata_is_about_the_rest() -> None:
     found = agreement(fits, stratum)
     assert list(zip(found["first"], found["second"], strict=True)) == [(0, 1), (0, 2), (1, 2)]
     assert (found["linear"] > 0.95).all() and (found["linear_within"].abs() < 0.1).all()
+    assert (found["linear_pooled"].abs() < 0.1).all()
     few = agreement([z[:20] for z in fits], np.arange(20))
     assert few["linear_within"].isna().all() and few["linear"].notna().all()
+    assert few["linear_pooled"].isna().all(), "no cell is left to compare without 20 means"
+
+
+def test_small_strata_are_pooled_without_their_means() -> None:
+    rng = np.random.default_rng(0)
+    stratum = rng.integers(0, 60, 300)
+    centres = 100 * rng.normal(size=(60, 4))
+    own = rng.normal(size=(300, 4))
+    turned = (own + centres[stratum]) @ rng.normal(size=(4, 4))
+    half = own + rng.normal(size=own.shape) - 3 * centres[stratum]
+    found = agreement([own + centres[stratum], turned, half], stratum)
+    assert found["linear_within"].isna().all(), "no stratum has 20 cells"
+    assert found["linear_pooled"][0] == pytest.approx(1)
+    assert found["linear_pooled"][1] == pytest.approx(1 / np.sqrt(2), abs=0.05)
+    assert found["matched_pooled"][1] == pytest.approx(1 / np.sqrt(2), abs=0.05)
+    assert (found["cells"].iloc[0], found["strata"].iloc[0], found["needed"].iloc[0]) == (
+        300,
+        60,
+        20,
+    )
+
+
+@pytest.mark.parametrize("size", [2, 3, 30])
+def test_noise_agrees_in_no_size_of_strata(size: int) -> None:
+    rng = np.random.default_rng(0)
+    stratum = np.repeat(np.arange(600 // size), size)
+    found = [
+        agreement([rng.normal(size=(600, 20)) for _ in range(2)], stratum)["linear_pooled"][0]
+        for _ in range(5)
+    ]
+    assert abs(np.mean(found)) < 0.02, "cells less their mean would tell of each other"
+
+
+def test_rows_without_means_scatter_as_centred_cells_do() -> None:
+    rng = np.random.default_rng(0)
+    z, stratum = rng.normal(size=(50, 3)), np.repeat([0.0, 1.0, 2.0, 3.0, np.nan], [30, 9, 2, 1, 8])
+    rows = subtract_means(z, stratum)
+    assert len(rows) == 42 - 4
+    centred = z - pd.DataFrame(z).groupby(stratum).transform("mean").to_numpy()
+    np.testing.assert_allclose(rows.T @ rows, centred[:42].T @ centred[:42])
+
+
+def test_cells_without_a_value_are_of_no_stratum() -> None:
+    rng = np.random.default_rng(0)
+    stratum = np.repeat([0.0, 1.0, np.nan], [100, 100, 400])
+    shared = np.where(np.isnan(stratum), rng.normal(size=600), 0)[:, None]
+    fits = [100 * shared + rng.normal(size=(600, 1)) for _ in range(2)]
+    found = agreement(fits, stratum).iloc[0]
+    assert (found["cells"], found["strata"]) == (200, 2) and found["linear"] > 0.99
+    assert abs(found["linear_pooled"]) < 0.2 and abs(found["linear_within"]) < 0.2
 
 
 def test_what_cannot_be_compared_is_refused(study: AnnData) -> None:
@@ -88,6 +140,8 @@ def test_the_consensus_is_one_of_the_fits_and_remembers(study: AnnData, tmp_path
         study, ["cell_type", "disease"], ["donor"], seeds=3, settings=SETTINGS
     )
     assert len(table) == 3 and table["linear"].between(-1, 1).all()
+    assert table["linear_pooled"].between(-1, 1).all(), "60 cells of 6 strata, 2 latents"
+    assert table["cells"].eq(60).all() and table["strata"].eq(6).all()
     assert atlas.settings.seed in {0, 1, 2}
     means = [
         table.loc[(table["first"] == s) | (table["second"] == s), "linear"].mean() for s in range(3)

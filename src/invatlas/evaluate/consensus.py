@@ -78,8 +78,7 @@ def fit_seeds(
         if atlas.record["training"]["stopped"] == "interrupted":
             return atlas, pd.DataFrame(columns=["first", "second", *AGREEMENTS])
         embeddings.append(embed(atlas, cells, layer=choices.get("layer")))
-    codes = biological_codes[held_out]
-    table = agreement(embeddings, np.unique(codes, axis=0, return_inverse=True)[1].ravel())
+    table = agreement(embeddings, _find_strata(schema, biological_codes[held_out]))
     table[["first", "second"]] += settings.seed
     pairs = table.melt("linear", ["first", "second"], value_name="seed")
     means = pairs.groupby("seed")["linear"].mean()
@@ -87,3 +86,10 @@ def fit_seeds(
     atlas = fit(adata, biological, technical, settings=nearest, **choices)
     plain = table.astype(object).where(table.notna(), None).to_dict("records")
     return replace(atlas, record={**atlas.record, "seeds": plain}), table
+
+
+def _find_strata(schema: Schema, codes: np.ndarray) -> np.ndarray:
+    """Number of each cell's combination of categories; NaN where one is missing or coarse."""
+    called = codes[:, [not covariate.knots for covariate in schema.biological]]
+    _, number = np.unique(called, axis=0, return_inverse=True)
+    return np.where((called >= 0).all(1), number.ravel(), np.nan)

@@ -16,8 +16,15 @@ A dozen combinations cannot give rank 40; the latents are then free in what the 
     linear    mean correlation of latents with their linear prediction from those of the other
               fit, learnt on other cells; both ways
 
-Within a combination of biological values what the values themselves say is constant, so
-agreement there is about the rest.
+Within a stratum, a combination of biological values, what the values themselves say is constant,
+so agreement there is about the rest. Most strata are too small for a map of their own; pooled,
+all N labelled cells of S strata make N - S rows
+
+    d = sqrt(m / (m + 1)) (z - mean of the m cells of its stratum before it)
+
+of which both correlations are asked as of cells. Their scatter is that of the cells about the
+means of their strata (recursive residuals; Brown, Durbin and Evans 1975, JRSS B 37), and they are
+as independent as the cells: once centred, the cells of a small stratum tell of each other.
 """
 
 from __future__ import annotations
@@ -33,8 +40,15 @@ from invatlas.atlas import Atlas
 from invatlas.errors import DataError
 from invatlas.model.priors import Prior
 
-AGREEMENTS = ("matched", "linear", "matched_within", "linear_within")
-FEWEST_TIMES = 5  # cells of a combination, for each latent, to learn a linear map within it
+AGREEMENTS = (
+    "matched",
+    "linear",
+    "matched_pooled",
+    "linear_pooled",
+    "matched_within",
+    "linear_within",
+)
+FEWEST_TIMES = 5  # cells, for each latent, to learn a linear map within strata or one of them
 MET = 1.5  # a prior counts one cell more than there were
 
 
@@ -95,14 +109,16 @@ def agreement(embeddings: Sequence[np.ndarray], strata: np.ndarray) -> pd.DataFr
         Latents of each fit, shape (cell, latent), for the same cells in the same order; best of
         cells that none was trained on.
     strata
-        Combination of biological values of each cell, shape (cell,).
+        Combination of biological values of each cell, shape (cell,); NaN where one is missing.
 
     Returns
     -------
     DataFrame
-        One row a pair: ``first``, ``second`` (positions), ``matched``, ``linear``,
-        ``matched_within`` and ``linear_within`` (means over strata by their cells; NaN where no
-        stratum has five cells for each latent).
+        One row a pair: ``first``, ``second`` (positions), ``matched``, ``linear``;
+        ``matched_pooled`` and ``linear_pooled`` (of all cells, the means of their strata taken
+        out; NaN where ``cells`` less ``strata`` are fewer than ``needed``, five for each latent);
+        ``matched_within`` and ``linear_within`` (means over strata by their cells; NaN where none
+        has as many as needed); ``cells``, ``strata``, ``needed``.
 
     Raises
     ------
@@ -117,23 +133,38 @@ def agreement(embeddings: Sequence[np.ndarray], strata: np.ndarray) -> pd.DataFr
     rows = []
     for i, j in combinations(range(len(embeddings)), 2):
         a, b = embeddings[i], embeddings[j]
-        within = [
-            (len(rows_of), match(a[rows_of], b[rows_of]), predict(a[rows_of], b[rows_of]))
-            for rows_of in pd.Series(strata).groupby(strata).indices.values()
-            if len(rows_of) >= FEWEST_TIMES * max(a.shape[1], b.shape[1])
-        ]
-        cells, matched, linear = np.array(within).reshape(-1, 3).T
-        rows.append(
-            {
-                "first": i,
-                "second": j,
-                "matched": match(a, b),
-                "linear": predict(a, b),
-                "matched_within": _weighted_mean(matched, cells),
-                "linear_within": _weighted_mean(linear, cells),
-            }
-        )
+        whole = {"first": i, "second": j, "matched": match(a, b), "linear": predict(a, b)}
+        rows.append(whole | _agree_within(a, b, strata))
     return pd.DataFrame(rows)
+
+
+def _agree_within(a: np.ndarray, b: np.ndarray, strata: np.ndarray) -> dict[str, float]:
+    """Agreement of two fits on what the strata do not say, pooled and in each that is large."""
+    needed = FEWEST_TIMES * max(a.shape[1], b.shape[1])
+    members = list(pd.Series(strata).groupby(strata).indices.values())
+    pooled = [subtract_means(z, strata) for z in (a, b)]
+    enough = len(pooled[0]) >= needed
+    large = [some for some in members if len(some) >= needed]
+    sizes = np.array([len(some) for some in large])
+    return {
+        "matched_pooled": match(*pooled) if enough else np.nan,
+        "linear_pooled": predict(*pooled) if enough else np.nan,
+        "matched_within": _weighted_mean([match(a[some], b[some]) for some in large], sizes),
+        "linear_within": _weighted_mean([predict(a[some], b[some]) for some in large], sizes),
+        "cells": sum(map(len, members)),
+        "strata": len(members),
+        "needed": needed,
+    }
+
+
+def subtract_means(z: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Take the means of strata out of latents (cell, latent): one row fewer for each stratum."""
+    known = pd.notna(strata)
+    cells, of = pd.DataFrame(z[known], dtype=np.float64), strata[known]
+    before = cells.groupby(of).cumcount().to_numpy()[:, None]
+    mean = (cells.groupby(of).cumsum() - cells) / np.maximum(before, 1)
+    rows = np.sqrt(before / (before + 1)) * (cells - mean)
+    return np.asarray(rows[before > 0])
 
 
 def match(a: np.ndarray, b: np.ndarray) -> float:
@@ -170,5 +201,5 @@ def _correlate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(scaled[0].T @ scaled[1])
 
 
-def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
+def _weighted_mean(values: Sequence[float], weights: np.ndarray) -> float:
     return float(np.average(values, weights=weights)) if len(values) else float("nan")
