@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import invatlas as ia
+from invatlas.tasks.summary import describe_agreement
 from shell import COLUMNS, QUICK, call, refuse
 
 QUICK_WITHOUT_GENES = QUICK[: QUICK.index("--genes")]
@@ -59,6 +60,19 @@ def test_fit_shows_an_audit_where_it_is_asked_for(
     monkeypatch.setattr(ia.evaluate, "leakage", quick)
     call("fit", cells, *COLUMNS, "--output", tmp_path / "atlas", *QUICK, "--audit")
     assert "What the latents tell" in (tmp_path / "atlas" / "report.html").read_text("utf-8")
+
+
+def test_fit_info_and_report_say_how_far_seeds_agree(
+    fitted: Path, cells: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "atlas"
+    said = call("fit", cells, *COLUMNS, "--output", output, *QUICK, "--seeds", 2)
+    told = describe_agreement(ia.load(output))
+    assert "2 seeds agree on held-out cells" in told and "Within biology (30 cells less" in told
+    assert told in said and told in call("info", output)
+    assert told in (output / "report.html").read_text(encoding="utf-8")
+    assert "seeds agree" not in call("info", fitted)
+    assert "<dt>Seeds" not in (fitted / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_is_repeated_from_its_card(fitted: Path, cells: Path, tmp_path: Path) -> None:

@@ -109,14 +109,15 @@ def info(atlas: Folder) -> None:
         from invatlas.atlas import outline
         from invatlas.data.findings import VERDICTS
         from invatlas.storage import load
-        from invatlas.tasks.summary import describe_calibration
+        from invatlas.tasks.summary import describe_agreement, describe_calibration
 
         loaded = load(atlas)
-        record = loaded.record
+        record, agreed = loaded.record, describe_agreement(loaded)
         rows = [
             *outline(loaded),
             ("held out", record["held_out"]),
             ("calls", describe_calibration(loaded)),
+            *([("seeds", agreed)] if agreed else []),
             *[
                 (VERDICTS[row["kind"]], f"{row['biological']} and {row['beside']}")
                 for row in record["confounding"]

@@ -14,7 +14,7 @@ from invatlas.files import read_cells, read_genes, read_run, refuse_output
 from invatlas.interruption import STATUS, Interruption, interruptible
 from invatlas.options import Layer, Overwrite, Threads, use_threads
 from invatlas.settings import PRIOR_NAMES, Settings, read_toml
-from invatlas.terminal import explained, note, say, show_agreement, show_confounding
+from invatlas.terminal import explained, note, say, show_confounding
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -170,9 +170,11 @@ def _fit(
     if not seeds:
         return fit_atlas(adata, *columns, **choices)
     from invatlas.evaluate.consensus import fit_seeds
+    from invatlas.tasks.summary import describe_agreement
 
-    atlas, agreed = fit_seeds(adata, *columns, seeds=seeds, **choices)
-    show_agreement(agreed, atlas.settings.seed)
+    atlas, _ = fit_seeds(adata, *columns, seeds=seeds, **choices)
+    if told := describe_agreement(atlas):
+        say(told)
     return atlas
 
 

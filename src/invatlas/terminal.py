@@ -120,19 +120,6 @@ def show_confounding(findings: Sequence[Finding], verdicts: Mapping[str, str]) -
         say(f"And {left} more, in the report.")
 
 
-def show_agreement(agreed: pd.DataFrame, seed: int) -> None:
-    """Say how far fits of several seeds agree, and which was kept."""
-    if agreed.empty:
-        return
-    linear, within = agreed["linear"], agreed["linear_within"]
-    told = f"{within.mean():.3f} within biology" if within.notna().any() else "too few cells within"
-    say(
-        f"{len(set(agreed['first']) | set(agreed['second']))} seeds agree to {linear.mean():.3f} "
-        f"({linear.min():.3f} to {linear.max():.3f}) after a linear map, {told}; matched one to "
-        f"one {agreed['matched'].mean():.3f}. Kept: seed {seed}."
-    )
-
-
 def show_audit(found: pd.DataFrame) -> None:
     """Show each score beside the null's 95 % quantile, in bold where it lies above."""
     probes = list(dict.fromkeys(found["probe"]))

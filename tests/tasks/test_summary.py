@@ -6,10 +6,11 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from anndata import AnnData
 
 import invatlas as ia
-from invatlas.tasks.summary import describe_calibration
+from invatlas.tasks.summary import describe_agreement, describe_calibration
 
 
 def test_cells_of_every_value_are_counted_and_everything_is_plain(
@@ -27,9 +28,52 @@ def test_cells_of_every_value_are_counted_and_everything_is_plain(
     assert "drawn at random" in summary["calibration"]
     assert summary["training"]["calibration_seconds"] > 0
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["seeds"] == ""
 
 
 def test_a_calibration_on_whole_values_names_their_column(atlas: ia.Atlas) -> None:
     assert atlas.calibration is not None
     whole = replace(atlas, calibration=replace(atlas.calibration, whole_donors=True))
     assert "cells of values of donor that training never met" in describe_calibration(whole)
+
+
+PAIR = {
+    **{"first": 0, "second": 1, "linear": 0.95, "matched": 0.7, "cells": 350, "strata": 16},
+    **{"linear_pooled": 0.6, "matched_pooled": 0.4, "linear_within": None, "matched_within": None},
+    "needed": 100,
+}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        (
+            [PAIR],
+            ["2 seeds agree", "correlation 0.950 after", "0.700 latent by", "(350 cells less"],
+        ),
+        (
+            [PAIR],
+            ["it is 0.600 and 0.400", "no single combination has the 100 cells", "Kept: seed 1."],
+        ),
+        ([PAIR, PAIR | {"second": 2, "linear": 0.85}], ["3 seeds", "0.900 (0.850 to 0.950)"]),
+        ([PAIR | {"linear_within": 0.66, "matched_within": 0.5}], ["or more 0.660 and 0.500"]),
+        (
+            [PAIR | {"linear_pooled": None, "matched_pooled": None, "cells": 110}],
+            ["nothing can be said: 110 labelled cells", "are 94, and five for each latent are 100"],
+        ),
+    ],
+    ids=["pooled", "no stratum", "three seeds", "strata", "too few"],
+)
+def test_agreement_of_seeds_is_told_and_what_is_unknown_with_its_reason(
+    atlas: ia.Atlas, pairs: list[dict[str, object]], told: list[str]
+) -> None:
+    said = describe_agreement(replace(atlas, record={**atlas.record, "seeds": pairs}))
+    for words in told:
+        assert words in said, said
+
+
+def test_agreement_of_older_fits_is_told_as_far_as_it_is_known(atlas: ia.Atlas) -> None:
+    pair = {"first": 0, "second": 1, "linear": 0.95, "matched": 0.7}
+    pair |= {"matched_within": None, "linear_within": None}
+    said = describe_agreement(replace(atlas, record={**atlas.record, "seeds": [pair]}))
+    assert said.endswith(", 0.700 latent by latent. Kept: seed 1.")

@@ -61,8 +61,8 @@ def render_report(
     Parameters
     ----------
     summary
-        `title`, `version`, `created` (ISO 8601), `cells`, `genes`, `held_out` and
-        `calibration` (sentences),
+        `title`, `version`, `created` (ISO 8601), `cells`, `genes`, `held_out`,
+        `calibration` and `seeds` (sentences, the last one optional),
         `biological` and `technical` (column to category to number of cells), `missing` (column
         to number of cells without a value), `confounding` (optional; rows as of
         `invatlas.confounding`), `continuous` (optional; columns with numbers),

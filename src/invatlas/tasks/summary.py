@@ -32,10 +32,10 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
 
     Returns
     -------
-    Plain values: title, version, created, cells, genes, held_out and calibration (sentences),
-    biological and technical (column to category to cells), missing (column to cells),
-    confounding (rows as of :func:`invatlas.confounding`), continuous (columns), training,
-    settings, versions.
+    Plain values: title, version, created, cells, genes, held_out, calibration and seeds
+    (sentences; the last is empty for a fit of one seed), biological and technical (column to
+    category to cells), missing (column to cells), confounding (rows as of
+    :func:`invatlas.confounding`), continuous (columns), training, settings, versions.
     """
     versions = dict(atlas.record["versions"])
     return {
@@ -46,6 +46,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
         "genes": len(atlas.genes),
         "held_out": atlas.record["held_out"],
         "calibration": describe_calibration(atlas),
+        "seeds": describe_agreement(atlas),
         "biological": {c.name: _count(c, obs) for c in atlas.schema.biological},
         "technical": {c.name: _count(c, obs) for c in atlas.schema.technical},
         "continuous": [c.name for c in atlas.schema.covariates if c.knots],
@@ -117,6 +118,48 @@ def describe_calibration(atlas: Atlas) -> str:
         f"Calls were calibrated on {len(known.called):,} held-out cells {whom}: exponents "
         f"{', '.join(parts)}; expected calibration error {known.expected_calibration_error:.3f}, "
         f"Brier score {known.brier:.3f}.{doubt if poor else ''}{since}"
+    )
+
+
+def describe_agreement(atlas: Atlas) -> str:
+    """Say how far fits of several seeds agree, or why that is not known; nothing of a single one.
+
+    What the numbers are stands in ``invatlas.evaluate.identifiability``.
+    """
+    pairs = pd.DataFrame(atlas.record["seeds"])
+    if pairs.empty:
+        return ""
+    seeds = len({*pairs["first"], *pairs["second"]})
+    mean = pairs.astype(float).mean()
+    low, high = pairs["linear"].min(), pairs["linear"].max()
+    span = f" ({low:.3f} to {high:.3f})" if len(pairs) > 1 else ""
+    told = (
+        f"{seeds} seeds agree on held-out cells: correlation {mean['linear']:.3f}{span} after a "
+        f"linear map, {mean['matched']:.3f} latent by latent."
+    )
+    if "needed" in pairs:  # fits before this was told have no such column
+        told += f" {_describe_within(mean)}"
+    return f"{told} Kept: seed {atlas.settings.seed}."
+
+
+def _describe_within(mean: pd.Series) -> str:
+    """Say how far fits agree on what the biological values do not say."""
+    cells, strata, needed = (f"{mean[name]:,.0f}" for name in ("cells", "strata", "needed"))
+    if pd.isna(mean["linear_pooled"]):
+        return (
+            f"Within biology nothing can be said: {cells} labelled cells less one for each of "
+            f"their {strata} combinations of values are {mean['cells'] - mean['strata']:,.0f}, and "
+            f"five for each latent are {needed}."
+        )
+    told = (
+        f"Within biology ({cells} cells less the means of their {strata} combinations of values) "
+        f"it is {mean['linear_pooled']:.3f} and {mean['matched_pooled']:.3f}"
+    )
+    if pd.isna(mean["linear_within"]):
+        return f"{told}; no single combination has the {needed} cells to be asked alone."
+    return (
+        f"{told}; in single combinations of {needed} cells or more {mean['linear_within']:.3f} "
+        f"and {mean['matched_within']:.3f}."
     )
 
 
