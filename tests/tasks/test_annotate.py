@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import anndata as ad
@@ -18,6 +19,7 @@ from invatlas.processor import kept_threads
 from invatlas.tasks.annotate import describe
 
 TYPES, DISEASES = 3, 2
+Fit = Callable[..., ia.Atlas]
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,10 @@ def test_a_saved_atlas_calls_alike(atlas: ia.Atlas, bare: AnnData, tmp_path) -> 
         ({"given": {"disese": "x"}}, CovariateError, "no categorical biological covariate"),
         ({"given": {"disease": "plague"}}, CovariateError, "'plague'.*the atlas knows"),
         ({"given": {"disease": []}}, CovariateError, "leaves no combination"),
+        ({"given": {"disease": None}}, CovariateError, "disease None; the atlas knows"),
+        ({"given": {"disease": 0}}, CovariateError, "disease 0; the atlas knows"),
+        ({"given": "healthy"}, SettingsError, "given is 'healthy'; it takes values by covariate"),
+        ({"given": ["healthy"]}, SettingsError, "it takes values by covariate"),
         ({"label_prior": "mine"}, SettingsError, "reference, uniform, query"),
         ({"abstain_below": 2.0}, SettingsError, "takes 0 to 1"),
         ({"false_discovery_rate": 0.0}, SettingsError, "between 0 and 1"),
@@ -261,3 +267,35 @@ def test_threads_change_no_bit(atlas: ia.Atlas, study: AnnData) -> None:
     with kept_threads():
         torch.set_num_threads(3)
         pd.testing.assert_frame_equal(ia.annotate(atlas, many), alone, check_exact=True)
+
+
+def test_a_coarse_value_that_is_given_stands_for_its_finer_ones(study: AnnData, fit: Fit) -> None:
+    kinds = study.obs["cell_type"].astype(str)
+    study.obs["cell_type"] = kinds.where(np.arange(len(kinds)) % 4 > 0, "cell")
+    finer = sorted(kinds.unique())[:2]
+    atlas = fit(study, hierarchy={"cell_type": {"cell": finer}})
+    coarse = ia.annotate(atlas, study, given={"cell_type": "cell"})
+    pd.testing.assert_frame_equal(coarse, ia.annotate(atlas, study, given={"cell_type": finer}))
+    assert set(coarse["predicted_cell_type"]) <= set(finer)
+    with pytest.raises(CovariateError, match=r"'odd'; the atlas knows .*, and coarse values cell"):
+        ia.annotate(atlas, study, given={"cell_type": "odd"})
+
+
+@pytest.mark.parametrize("stage", [0, np.int64(0), 0.0, "0", [0], (0.0,), np.array([0])])
+def test_numbers_that_are_given_are_read_as_columns_are(
+    study: AnnData, fit: Fit, stage: object
+) -> None:
+    study.obs["stage"] = (study.obs["disease"] == "healthy").astype(int)
+    atlas = fit(study, biological=["cell_type", "stage"], epochs=1)
+    assert set(ia.annotate(atlas, study, given={"stage": stage})["predicted_stage"]) == {"0"}
+
+
+def test_columns_that_calls_replace_are_named(atlas: ia.Atlas, query: AnnData) -> None:
+    first = ia.map_cells(atlas, query, calling=ia.Calling())
+    assert not any("already" in note for note in first.notes)
+    query.obs["predicted_disease"], query.obs["novelty_group"] = "mine", "mine"
+    again = ia.map_cells(atlas, query, calling=ia.Calling())
+    assert "obs of the query had predicted_disease, novelty_group already" in again.notes[-1]
+    pd.testing.assert_frame_equal(again.cells.obs[first.cells.obs.columns], first.cells.obs)
+    assert query.obs["predicted_disease"].eq("mine").all()
+    assert not any("already" in note for note in ia.map_cells(atlas, query).notes)

@@ -104,3 +104,6 @@ def test_cells_that_do_not_belong_together_are_refused(case: Case) -> None:
         novel_states(adata, calls, z[:10])
     with pytest.raises(ia.InvatlasError, match="at least 3"):
         novel_states(adata, calls, z, smallest=1)
+    for lost in ("predicted_joint", "novelty_flag"):
+        with pytest.raises(ia.InvatlasError, match=f"calls lacks {lost}; it takes the table that"):
+            novel_states(adata, calls.drop(columns=lost), z)

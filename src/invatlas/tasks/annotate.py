@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
@@ -21,13 +22,15 @@ from invatlas.model.priors import DiagonalGaussian
 from invatlas.tasks.embed import MINIMUM_OVERLAP, encode_counts
 from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, check_rate, describe_doubt, judge
 from invatlas.training.posterior import CHUNK, Calls, call_cells, call_values
+from invatlas.wording import count_noun, list_first
 
 LABEL_PRIORS = ("reference", "uniform", "query")
 ABSTAIN_BELOW = 0.5
 SEPARATOR = " | "
 GUESSED = 0.1  # exponent below which calls of a covariate say next to nothing of a new donor
 
-Given = Mapping[str, str | Sequence[str]]
+Value = str | float
+Given = Mapping[str, Value | Sequence[Value]]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Calling:
 
     def __post_init__(self) -> None:
         """Refuse what no call can be made with."""
+        if not isinstance(self.given, Mapping):
+            raise SettingsError(
+                f"given is {self.given!r}; it takes values by covariate, such as "
+                "{'disease': 'healthy'}."
+            )
         if self.label_prior not in LABEL_PRIORS:
             raise SettingsError(
                 f"label_prior is {self.label_prior!r}; it takes {', '.join(LABEL_PRIORS)}."
@@ -76,7 +84,8 @@ def annotate(
     adata
         Raw counts (cell, gene); genes are matched by name. obs is not used.
     given
-        What is known of all cells: a covariate's value, or the values it may have.
+        What is known of all cells, by covariate: its value, or the values it may have. Coarse
+        values of the atlas's hierarchy stand for the finer ones.
     label_prior
         Frequencies of the combinations: ``reference`` as in the atlas, ``uniform``, or
         ``query`` as the cells themselves make likeliest (Saerens et al. 2002). Probabilities are
@@ -103,11 +112,13 @@ def annotate(
     CovariateError
         If ``given`` names no covariate of the atlas, or none of its values.
     SettingsError
-        If ``label_prior`` or a threshold is not allowed.
+        If ``given`` is no mapping, or ``label_prior`` or a threshold is not allowed.
     GeneError, CountsError
         As :func:`invatlas.embed`.
     """
-    calling = Calling(given or {}, label_prior, abstain_below, false_discovery_rate)
+    calling = Calling(
+        {} if given is None else given, label_prior, abstain_below, false_discovery_rate
+    )
     allowed_by(atlas, calling.given)
     q, overlap = encode_counts(atlas, adata, ["invariant"], layer, minimum_overlap, gene_column)
     for message in describe_doubts(atlas, adata.obs, calling, overlap):
@@ -182,8 +193,10 @@ def allowed_by(atlas: Atlas, given: Given) -> torch.Tensor:
                 f"they are {', '.join(known)}."
             )
         covariate = atlas.schema.called[known[name]]
-        values = [wanted] if isinstance(wanted, str) else list(map(str, wanted))
-        codes = [_code_of(covariate, value) for value in values]
+        values: list[object] = [wanted]
+        if isinstance(wanted, Iterable) and not isinstance(wanted, str):
+            values = list(wanted)
+        codes = [code for value in values for code in _codes_of(covariate, value)]
         allowed &= torch.isin(combinations[:, known[name]], torch.tensor(codes))
     if not allowed.any():
         raise CovariateError("given leaves no combination of values that the atlas knows.")
@@ -208,13 +221,13 @@ def describe_doubts(
 
 
 def unknown_values(atlas: Atlas, obs: pd.DataFrame) -> list[str]:
-    """Say which values of a query's own label columns the atlas never met."""
+    """Say which values of a query's own labels and scales the atlas never met."""
     messages = []
-    for covariate in atlas.schema.biological:
+    for covariate in atlas.schema.covariates:
+        if covariate.name in obs.columns and covariate.knots:
+            messages += _strange_numbers(covariate, obs, covariate in atlas.schema.biological)
+    for covariate in atlas.schema.called:
         if covariate.name not in obs.columns:
-            continue
-        if covariate.knots:
-            messages += _numbers_beyond(covariate, obs)
             continue
         known = {*covariate.categories, *(group for group, _ in covariate.groups)}
         met = obs[[covariate.name]].drop_duplicates()
@@ -230,25 +243,42 @@ def unknown_values(atlas: Atlas, obs: pd.DataFrame) -> list[str]:
     return messages
 
 
-def _numbers_beyond(covariate: Covariate, obs: pd.DataFrame) -> list[str]:
+def _strange_numbers(covariate: Covariate, obs: pd.DataFrame, biological: bool) -> list[str]:
+    """Say what a column holds that does not lie on the atlas's scale."""
+    messages = []
     low, high = covariate.knots[0], covariate.knots[-1]
-    numbers = read_numbers(text_values(obs, covariate.name))
-    beyond = int(((numbers < low) | (numbers > high)).sum())
-    if not beyond:
-        return []
-    return [
-        f"obs column {covariate.name!r} of the query holds {beyond} numbers beyond the atlas's, "
-        f"{low:g} to {high:g}; calls cannot leave that range."
-    ]
+    values = text_values(obs, covariate.name)
+    numbers = read_numbers(values)
+    where = f"obs column {covariate.name!r} of the query holds"
+    if beyond := int(((numbers < low) | (numbers > high)).sum()):
+        meaning = "calls cannot leave that range"
+        if not biological:
+            meaning = "calls do not depend on it, what is said of the laboratory does"
+        messages.append(
+            f"{where} {count_noun(beyond, 'number')} beyond the atlas's, {low:g} to {high:g}; "
+            f"{meaning}."
+        )
+    odd = values[values.notna() & np.isnan(numbers)]
+    if len(odd):
+        messages.append(
+            f"{where} what is no finite number in {count_noun(len(odd), 'cell')} "
+            f"({list_first(sorted(set(odd)))}); it counts as missing."
+        )
+    return messages
 
 
-def _code_of(covariate: Covariate, value: str) -> int:
-    if value not in covariate.categories:
+def _codes_of(covariate: Covariate, value: object) -> list[int]:
+    """Codes of a value, or of the finer values that a coarse one stands for."""
+    groups = dict(covariate.groups)
+    text = text_values(pd.DataFrame({"value": [value]}, dtype=object), "value").iloc[0]
+    finer = groups.get(text, (text,))
+    if not set(finer) <= set(covariate.categories):
+        coarse = f", and coarse values {', '.join(list(groups)[:20])}" if groups else ""
         raise CovariateError(
             f"given wants {covariate.name} {value!r}; the atlas knows "
-            f"{', '.join(covariate.categories[:20])}."
+            f"{', '.join(covariate.categories[:20])}{coarse}."
         )
-    return covariate.categories.index(value)
+    return [covariate.categories.index(name) for name in finer]
 
 
 def _add_call(table: dict[str, object], name: str, values: list[str], p: torch.Tensor) -> None:

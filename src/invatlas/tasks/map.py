@@ -119,6 +119,11 @@ def map_cells(
         notes = [*told, *describe_doubts(atlas, adata.obs, calling, overlap)]
         z = cells.obsm["X_invariant"]
         states = novel_states(adata, calls, z, layer=layer, gene_column=gene_column)
-        cells.obs[calls.columns] = calls
-        cells.obs["novelty_group"] = pd.Categorical(states.cells)
+        added = calls.assign(novelty_group=pd.Categorical(states.cells))
+        if replaced := [name for name in added if name in cells.obs]:
+            notes.append(
+                f"obs of the query had {', '.join(replaced)} already; what this atlas says stands "
+                "in their place."
+            )
+        cells.obs[added.columns] = added
     return Mapped(cells, overlap, notes, states)

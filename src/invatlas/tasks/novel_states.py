@@ -33,7 +33,7 @@ MARKERS = 10
 FEWEST_COMPARED = 20
 MOST_GROUPED = 5000
 MOST_COMPARED = 1000
-CALLED = "predicted_joint"
+CALLED, FLAGGED = "predicted_joint", "novelty_flag"
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +84,8 @@ def novel_states(
     Raises
     ------
     DataError
-        If calls or latents are not of these cells, or ``smallest`` is under 3.
+        If calls lack a column, calls or latents are not of these cells, or ``smallest`` is under
+        3.
     CountsError
         If the counts are no raw counts.
     """
@@ -93,10 +94,14 @@ def novel_states(
         raise DataError(
             f"There are {adata.n_obs} cells, but {len(calls)} calls and {len(latents)} latents."
         )
+    if absent := [name for name in (CALLED, FLAGGED) if name not in calls]:
+        raise DataError(
+            f"calls lacks {' and '.join(absent)}; it takes the table that invatlas.annotate makes."
+        )
     if smallest < 3:
         raise DataError(f"smallest is {smallest}; a group takes at least 3 cells.")
     generator = np.random.default_rng(0)
-    flagged = calls["novelty_flag"].to_numpy(bool)
+    flagged = calls[FLAGGED].to_numpy(bool)
     code = np.full(adata.n_obs, -1)
     if flagged.sum() >= smallest:
         code = _group(latents, flagged, smallest, generator)
@@ -140,7 +145,7 @@ def _describe(inside: np.ndarray, calls: pd.DataFrame) -> tuple[dict[str, object
     """What most cells of a group are called, and the known cells to compare them with."""
     called = calls[CALLED].astype(str).to_numpy()
     times = pd.Series(called[inside]).value_counts()
-    known = ~calls["novelty_flag"].to_numpy(bool)
+    known = ~calls[FLAGGED].to_numpy(bool)
     alike = known & (called == times.index[0])
     against = alike if alike.sum() >= FEWEST_COMPARED else known
     row = {
