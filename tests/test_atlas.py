@@ -299,6 +299,17 @@ def test_duplicated_gene_names_are_added_and_said(study: AnnData, fit: Fit) -> N
     assert np.array_equal(ia.embed(atlas, doubled), ia.embed(fit(study), study))
 
 
+def test_spaces_around_gene_names_are_no_part_of_them(study: AnnData, fit: Fit) -> None:
+    expected = fit(study)
+    spaced = study.copy()
+    spaced.var_names = [f" {name} " for name in study.var_names]
+    for atlas, cells in ((expected, spaced), (fit(spaced), study), (fit(spaced), spaced)):
+        assert atlas.genes == expected.genes
+        assert np.array_equal(ia.embed(atlas, cells), ia.embed(expected, study))
+    some = [" gene_0001", "gene_0002 "]
+    assert fit(spaced, genes=some).genes == ("gene_0001", "gene_0002")
+
+
 def test_cells_without_counts_are_said(study: AnnData, fit: Fit) -> None:
     def change(x: np.ndarray) -> None:
         x[[2, 30]] = 0

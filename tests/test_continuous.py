@@ -115,6 +115,30 @@ def test_numbers_beyond_the_reference_are_told(
         ia.annotate(atlas, query)
 
 
+def test_text_on_a_scale_is_told_missing_values_are_not(
+    atlas: ia.Atlas, study: AnnData, new: np.ndarray
+) -> None:
+    query = study[new].copy()
+    query.obs["severity"] = query.obs["severity"].astype(object)
+    odd = ["high", "low", "high", "inf", "unknown", None, ""]
+    query.obs.iloc[: len(odd), query.obs.columns.get_loc("severity")] = odd
+    with pytest.warns(UserWarning, match=r"no finite number in 4 cells \(high, inf, low\)"):
+        ia.annotate(atlas, query)
+    query.obs["severity"] = np.nan
+    assert ia.map_cells(atlas, query).notes == []
+
+
+def test_a_scale_has_no_values_to_count(atlas: ia.Atlas, study: AnnData, new: np.ndarray) -> None:
+    few = study[~new].copy()
+    few.obs["severity"] = few.obs["severity"].where(few.obs["severity"] < 0.5)
+    few.obs.iloc[0, few.obs.columns.get_loc("severity")] = 9.5
+    settings = ia.Settings(epochs=1, hidden=8, genes=0, spared_donors=0.0)
+    told = ia.fit(few, ["cell_type", "severity:continuous"], ["donor"], settings=settings)
+    assert not any("fewer than 5 cells" in warning for warning in told.record["warnings"])
+    assert "biological severity: a scale from " in repr(told) and " to 9.5\n" in repr(told)
+    assert "biological cell_type: 3 values: type_0" in repr(told)
+
+
 def test_prediction_sets_and_given_speak_of_categories(atlas: ia.Atlas, study: AnnData) -> None:
     assert list(ia.prediction_sets(atlas, study).columns) == ["type_0", "type_1", "type_2"]
     calls = ia.annotate(atlas, study, given={"cell_type": "type_1"})
@@ -128,6 +152,13 @@ def test_a_technical_covariate_may_be_continuous(study: AnnData, tmp_path: Path)
     study.obs["depth"] = np.asarray(study.X.sum(1)).ravel()
     atlas = fit(study, 0.0, ("donor", "depth:continuous"))
     assert atlas.schema.technical[1].knots
+    with pytest.raises(ia.InvatlasError, match=r"it is a scale.*name a number from \d+ to \d+"):
+        ia.counterfactual(atlas, study, {"depth": "reference"})
+    deep = study[:200].copy()
+    deep.obs.iloc[:3, deep.obs.columns.get_loc("depth")] = 1e6
+    note = "3 numbers beyond the atlas's.*calls do not depend on it, what is said of the laboratory"
+    with pytest.warns(UserWarning, match=note):
+        ia.annotate(atlas, deep)
     newcomers = study[:200].copy()
     newcomers.obs["donor"] = "newcomer"
     adapted = ia.adapt(atlas, newcomers)

@@ -15,7 +15,8 @@ from anndata import AnnData
 
 from invatlas.data.confounding import find_confounding, refuse_confounding
 from invatlas.data.counts import CountSource, check_cells
-from invatlas.data.covariates import Schema
+from invatlas.data.covariates import Covariate, Schema
+from invatlas.data.gene_names import read_names
 from invatlas.data.genes import select_genes
 from invatlas.data.hierarchy import Hierarchy, describe_unmet
 from invatlas.data.minibatch import Cells, Rounding
@@ -79,8 +80,8 @@ def outline(atlas: Atlas) -> list[tuple[str, str]]:
     lines = [
         ("cells", f"{atlas.record['cells']:,}"),
         ("genes", f"{len(atlas.genes):,} ({', '.join(atlas.genes[:3])}, ...)"),
-        *[(f"biological {c.name}", _list_values(c.categories)) for c in schema.biological],
-        *[(f"technical {c.name}", _list_values(c.categories)) for c in schema.technical],
+        *[(f"biological {c.name}", _list_values(c)) for c in schema.biological],
+        *[(f"technical {c.name}", _list_values(c)) for c in schema.technical],
         (
             "latents",
             f"{settings.invariant_latents} invariant, {settings.spurious_latents} spurious",
@@ -233,8 +234,8 @@ def _choose_genes(
         raise GeneError(
             f"genes names {odd[0]!r} ({type(odd[0]).__name__}); a gene is named by text."
         )
-    names = list(map(str, names))  # plain text where numpy made the list
-    absent = sorted(set(names) - set(map(str, adata.var_names)))
+    names = [str(name).strip() for name in names]  # plain text where numpy made the list
+    absent = sorted(set(names) - set(read_names(adata.var)))
     if not names or absent:
         raise GeneError(
             f"{len(absent)} of {len(names)} genes asked for are not in the data: "
@@ -243,6 +244,9 @@ def _choose_genes(
     return list(dict.fromkeys(names))
 
 
-def _list_values(values: Sequence[str]) -> str:
+def _list_values(covariate: Covariate) -> str:
+    values = covariate.categories
+    if covariate.knots:
+        return f"a scale from {covariate.knots[0]:g} to {covariate.knots[-1]:g}"
     more = f", and {len(values) - 8} more" if len(values) > 8 else ""
     return f"{len(values)} values: {', '.join(values[:8])}{more}"

@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from invatlas.data.columns import holds_fractions, missing_spellings
 from invatlas.data.covariates import Schema
+from invatlas.data.gene_names import read_names
 from invatlas.data.minibatch import Cells
 from invatlas.training.loop import Plan, Training
 from invatlas.training.split import Split
@@ -65,7 +66,7 @@ def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
             f"{empty} cells have no counts in the modelled genes; their latents mean nothing."
         )
     found += describe_namesakes(adata.obs_names)
-    if not adata.var_names.is_unique:
+    if len(set(read_names(adata.var))) < adata.n_vars:
         found.append("Gene names are not unique; counts of one name were added up.")
     if not schema.technical:
         found.append(
@@ -78,7 +79,9 @@ def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
                 f"{covariate.name}: {count_noun(cells_so, 'cell')} say {text!r}, which was taken "
                 "as missing. Give them another word if it is a value."
             )
-        if not covariate.knots and holds_fractions(adata.obs[covariate.name]):
+        if covariate.knots:
+            continue
+        if holds_fractions(adata.obs[covariate.name]):
             found.append(
                 f"{covariate.name} holds numbers, and each of {len(covariate.categories)} was "
                 f"taken as a category. {covariate.name}:continuous takes them as a scale."

@@ -102,7 +102,7 @@ def load(path: str | Path) -> Atlas:
     with reading(folder / CARD):
         settings = Settings().changed(card["run"]["settings"])
         schema = Schema.from_json(card["schema"])
-        genes = tuple(map(str, card["genes"]))
+        genes = tuple(str(gene).strip() for gene in card["genes"])
         shares = np.asarray(card["gene_shares"], dtype=np.float64)
         sizes = {role: int(n) for role, n in card["combinations"].items()}
         median = float(card["median_library_size"])

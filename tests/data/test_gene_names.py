@@ -102,6 +102,7 @@ def test_names_come_from_a_column_and_missing_ones_are_none() -> None:
         index=list("vwxyz"),
     )
     assert read_names(var) == list("vwxyz")
+    assert read_names(var.set_axis([" v", "w ", "x", "y\t", "z"])) == list("vwxyz")
     assert read_names(var, "text") == ["a", None, None, None, "b"]
     assert read_names(var, "kind") == ["a", None, "b", "b", "a"]
     assert read_names(var, "entrez") == ["7157", None, "672", "1", "2"]

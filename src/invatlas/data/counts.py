@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
+from invatlas.data.gene_names import read_names
 from invatlas.errors import CountsError, DataError, GeneError
 from invatlas.processor import spread
 from invatlas.wording import count_noun
@@ -189,7 +190,7 @@ def _read_genes(
     adata: AnnData, genes: Sequence[str], layer: str | None, names: Sequence[str | None] | None
 ) -> Iterator[sp.csr_matrix]:
     """Counts of ``genes``, a chunk of cells at a time."""
-    present = list(map(str, adata.var_names)) if names is None else names
+    present = read_names(adata.var) if names is None else names
     places = _find_places(present, genes)
     chunks = (chunk for _, chunk in read_counts(adata, layer))
     return spread(lambda chunk: _select(chunk, places, len(genes)), chunks)

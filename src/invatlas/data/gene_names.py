@@ -55,7 +55,9 @@ class Translation:
 
 
 def read_names(var: pd.DataFrame, column: str | None = None) -> list[str | None]:
-    """Names of genes from var_names or a column of var; empty and missing ones are None.
+    """Names of genes from var_names or a column of var, without spaces around them.
+
+    Empty and missing ones of a column are None.
 
     Raises
     ------
@@ -63,7 +65,7 @@ def read_names(var: pd.DataFrame, column: str | None = None) -> list[str | None]
         If there is no such column.
     """
     if column is None:
-        return list(map(str, var.index))
+        return [str(name).strip() for name in var.index]
     if column not in var.columns:
         columns = ", ".join(map(str, var.columns)) or "none"
         raise GeneError(

@@ -127,7 +127,7 @@ def _sum_by_name(
     adata: AnnData, layer: str | None, chosen: np.ndarray
 ) -> tuple[sp.csr_matrix, np.ndarray]:
     """Counts of the chosen cells, genes of one name added up."""
-    names, place = np.unique(np.asarray(adata.var_names, dtype=str), return_inverse=True)
+    names, place = np.unique(np.array(read_names(adata.var), dtype=str), return_inverse=True)
     merge = sp.csr_matrix(
         (np.ones(adata.n_vars), (np.arange(adata.n_vars), place)), shape=(adata.n_vars, len(names))
     )

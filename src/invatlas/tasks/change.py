@@ -2,7 +2,7 @@
 
     category v          1 on v
     number              linear in the two knots beside it
-    "reference"         the share of cells each technical value had
+    "reference"         the share of cells each technical category had
 
 The weight of a combination d is prod_c w_c[d_c]. What a cell is, and what it is to become, are the
 sums of means and log-variances over combinations with these weights. Where a prior speaks of the
@@ -263,6 +263,11 @@ def _contradicts(covariate: Covariate, obs: pd.DataFrame, called: pd.Series) -> 
 
 def _read_number(covariate: Covariate, wanted: str) -> np.ndarray:
     low, high = covariate.knots[0], covariate.knots[-1]
+    if wanted == REFERENCE:
+        raise CovariateError(
+            f"{covariate.name} is to become {wanted!r}, but it is a scale, which has none; name a "
+            f"number from {low:g} to {high:g}."
+        )
     number = read_numbers(pd.Series([wanted]))
     if np.isnan(number).any() or _beyond(covariate, number).any():
         raise CovariateError(

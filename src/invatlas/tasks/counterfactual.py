@@ -78,7 +78,7 @@ def counterfactual(
         continuous; ``"A+B"`` adds the log fold changes of two values, as of a pair of
         perturbations, as far as the combinations that were measured have those of their parts
         (Ahlmann-Eltze et al. 2025, Nature Methods 22); ``"reference"`` takes what a technical
-        covariate does away.
+        covariate with categories does away.
     layer, gene_column, minimum_overlap
         As in :func:`invatlas.embed`.
     log_normalised

@@ -22,6 +22,7 @@ from scipy.optimize import brentq
 
 from invatlas.data.columns import text_values
 from invatlas.data.counts import CountSource
+from invatlas.data.gene_names import read_names
 from invatlas.data.knots import read_numbers
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.wording import Outlined
@@ -199,9 +200,10 @@ def _read_viability(obs: pd.DataFrame, column: str) -> np.ndarray:
 
 def _express(adata: AnnData, genes: Sequence[str], layer: str | None) -> np.ndarray:
     """Share of each cell's counts that the genes hold, (cell, gene)."""
-    if absent := sorted(set(genes) - set(map(str, adata.var_names))):
+    names = list(dict.fromkeys(map(str, read_names(adata.var))))
+    genes = [gene.strip() for gene in genes]
+    if absent := sorted(set(genes) - set(names)):
         raise CovariateError(f"The data have no gene {', '.join(absent[:5])}.")
-    names = list(dict.fromkeys(map(str, adata.var_names)))
     source = CountSource.from_anndata(adata, names, layer)
     columns = [names.index(gene) for gene in genes]
     return np.asarray(source.matrix[:, columns].toarray() / source.library_size[:, None])
