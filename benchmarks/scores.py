@@ -287,7 +287,7 @@ def score_leak(
     for kind in kinds:
         probe = kind(latent, question)
         found = question.score(question.t, probe.learn(question.t, question.fold)(probe.z))
-        null = [question.score(t, probe.learn(t, fold)(probe.z)) for t, fold in exchanges]
+        null = [question.score(t, probe.learn(t, fold)(probe.z), fold) for t, fold in exchanges]
         band = float(np.nanquantile(null, 0.95))
         above = float(found > max(band, 1e-9 + np.mean(1 / question.scored)))
         told |= {f"leak_{kind.name}": found, f"leak_{kind.name}_null": band}

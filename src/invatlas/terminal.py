@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -121,12 +121,11 @@ def show_confounding(findings: Sequence[Finding], verdicts: Mapping[str, str]) -
 
 
 def show_audit(found: pd.DataFrame) -> None:
-    """Show each score beside the null's 95 % quantile, in bold where it lies above."""
+    """Show scores beside the null's 95 % quantile, bold above it; ? where none can be judged."""
     probes = list(dict.fromkeys(found["probe"]))
     table = Table("covariate", "latents", "given", *probes, box=None, padding=(0, 2, 0, 0))
     for (name, latents), rows in found.groupby(["covariate", "latents"], sort=False):
-        numbers = zip(rows["score"], rows["null_95"], rows["chance"], strict=True)
-        scores = [_say_score(*three) for three in numbers]
+        scores = [_say_score(row) for row in rows.to_dict("records")]
         table.add_row(escape(name), latents, escape(rows["given"].iloc[0]), *scores)
     Console(highlight=False).print(table)
     notes = found[found["note"].fillna("") != ""].groupby("covariate", sort=False)["note"]
@@ -135,10 +134,13 @@ def show_audit(found: pd.DataFrame) -> None:
             note(f"{name}: {told}.")
 
 
-def _say_score(score: float, null: float, chance: float) -> str:
+def _say_score(row: Mapping[str, Any]) -> str:
+    score, null = row["score"], row["null_95"]
     if score != score:
         return "[dim]no answer[/]"
-    style = "bold" if score > max(null, chance) else "none"
+    if not row["judged"]:
+        return f"{score:.2f} [dim](?)[/]"
+    style = "bold" if score > max(null, row["chance"]) else "none"
     return f"[{style}]{score:.2f}[/] [dim]({null:.2f})[/]"
 
 

@@ -252,6 +252,94 @@ def test_few_donors_are_said_to_be_few() -> None:
     )
     row = pick(found, "disease", "invariant")
     assert row["score"] > 0.99 and "6 ways only" in row["note"] and row["p_value"] > 0.1
+    assert not row["judged"] and "cannot be judged" in row["note"]
+    assert "p is 0.33 at least" in row["note"]
+
+
+def test_nothing_is_judged_below_the_least_p(generator: np.random.Generator) -> None:
+    for donors, least in ((4, 2 / 6), (6, 2 / 20), (8, 2 / 70)):
+        question = ask(make_labels(donors=donors), "disease", [], "donor", 2, generator)
+        assert question.least_p == pytest.approx(least)
+        same = [
+            len(set(zip(question.exchange(generator)[0], question.t, strict=True))) == 2
+            for _ in range(400)
+        ]  # the truth, or the truth with its two names exchanged
+        assert np.mean(same) == pytest.approx(least, abs=0.1)
+    kinds = ask(make_labels(), "cell_type", [], "donor", 2, generator)
+    assert kinds.least_p < 1e-100
+
+
+def cross(per_cell: int, lone: bool = False) -> pd.DataFrame:
+    """Three diseases x four batches, each met by so many donors; one has but one if wanted."""
+    pairs = [(k % 3, k // 3 % 4) for k in range(12 * per_cell)]
+    if lone:
+        pairs.remove((2, 3))
+    donor = np.arange(1200) % len(pairs)
+    return pd.DataFrame(
+        {
+            "disease": [f"disease_{pairs[k][0]}" for k in donor],
+            "donor": [f"d{k:02d}" for k in donor],
+            "batch": [f"b{pairs[k][1]}" for k in donor],
+        }
+    )
+
+
+def test_a_value_of_one_donor_in_each_stratum_cannot_be_told() -> None:
+    """Each disease meets each batch in one donor; the batch lies bare in z_I all the same."""
+    labels = cross(1)
+    z = {"invariant": 5.0 * pd.get_dummies(labels["batch"]).to_numpy(float)}
+    found = ia.evaluate.probe_latents(z, labels, ["disease"], ["donor", "batch"], QUICK)
+    for probe in ("linear", "neighbours", "boosted"):
+        row = pick(found, "batch", "invariant", probe)
+        assert np.isnan(row["score"]) and np.isnan(row["p_value"]) and not row["judged"]
+        assert "in no stratum of disease are two values of batch seen in two" in row["note"]
+
+
+def test_two_donors_of_each_value_in_each_stratum_are_enough() -> None:
+    labels = cross(2)
+    z = {"invariant": 5.0 * pd.get_dummies(labels["batch"]).to_numpy(float)}
+    for seed in range(3):  # the folds are dealt so that every value is learnt from its other donor
+        effort = ia.evaluate.Effort(seed=seed, permutations=19, boosted_permutations=3)
+        found = ia.evaluate.probe_latents(z, labels, ["disease"], ["donor", "batch"], effort)
+        for probe in ("linear", "neighbours", "boosted"):
+            row = pick(found, "batch", "invariant", probe)
+            assert row["score"] > 0.99 and row["score"] > row["null_95"], probe
+            assert row["note"] == "" and row["judged"]
+
+
+def test_donors_of_one_value_in_one_stratum_share_no_fold() -> None:
+    labels = cross(2)
+    for seed in range(10):
+        question = ask(labels, "batch", ["disease"], "donor", 4, np.random.default_rng(seed))
+        told = labels.assign(fold=question.fold).groupby(["disease", "batch"])["fold"]
+        assert (told.nunique() == 2).all()
+        t, fold = question.exchange(np.random.default_rng(seed))
+        told = labels.assign(t=t, fold=fold).groupby(["disease", "t"])["fold"]
+        assert (told.nunique() == 2).all(), "values take their folds along"
+
+
+def test_only_what_one_donor_has_is_left_out(generator: np.random.Generator) -> None:
+    labels = cross(2, lone=True)
+    question = ask(labels, "batch", ["disease"], "donor", 4, generator)
+    lone = (labels["disease"] == "disease_2") & (labels["batch"] == "b3")
+    assert set(question.rows) == set(np.flatnonzero(~lone))
+    assert question.note == (
+        "1 of 12 combinations of disease with batch left out, which one donor each has"
+    )
+    assert question.scored.tolist() == [4, 4, 3]
+
+
+def test_a_type_of_one_donor_does_not_count(generator: np.random.Generator) -> None:
+    """In the rare type each batch is met by one donor: there nobody could be told."""
+    labels = cross(2)
+    labels["cell_type"] = "common"
+    first = labels["donor"].isin(sorted(labels["donor"].unique())[:12])
+    labels.loc[first & (np.arange(1200) // 24 % 2 == 0), "cell_type"] = "rare"
+    question = ask(labels, "batch", ["cell_type", "disease"], "donor", 4, generator)
+    assert question.scored.tolist() == [4, 4, 4]
+    assert question.score(question.t, question.t) == 1
+    wrong_in_rare = np.where(labels["cell_type"] == "rare", -1, question.t)
+    assert question.score(question.t, wrong_in_rare) == 1
 
 
 def test_two_donors_are_too_few(generator: np.random.Generator) -> None:

@@ -148,11 +148,18 @@ def make_audit(seed: int = 0) -> pd.DataFrame:
                     "latents": latents,
                     "given": "cell_type and condition" if technical else "",
                     "probe": probe,
+                    "judged": False,
                     "note": "what both tell cannot be told apart" if lost else "",
                 }
                 if not lost:
                     row |= {"score": 0.9 if told else 0.3, "null_mean": 0.25, "null_05": 0.2}
-                    row |= {"null_95": 0.31, "p_value": 0.025, "chance": 0.25, "share": 0.1}
+                    row |= {
+                        "null_95": 0.31,
+                        "p_value": 0.025,
+                        "judged": True,
+                        "chance": 0.25,
+                        "share": 0.1,
+                    }
                     row |= {"cells": 2500, "strata": 13}
                 if latents == "both" and not lost:
                     row["importance_invariant"] = generator.random()

@@ -20,7 +20,7 @@ HOSTILE = "</script><script>window.broken = true; alert(1)</script>"
 
 def marks(svg: str) -> list[str]:
     """Class of each mark, in the order of the rows."""
-    return re.findall(r'class="((?:held_out|train) (?:full|hollow))"', svg)
+    return re.findall(r'class="((?:held_out|train) (?:full|hollow|unjudged))"', svg)
 
 
 def test_the_section_is_there_only_if_it_was_asked_for(report: Maker, audit: Maker) -> None:
@@ -40,6 +40,14 @@ def test_marks_are_filled_above_the_band(audit: Maker) -> None:
     assert set(marks(dots_and_bands(below_guessing, ""))) == {"held_out hollow", "train hollow"}
     bandless = cell_type.assign(null_mean=np.nan, null_05=np.nan, null_95=np.nan)
     assert 'class="null"' not in dots_and_bands(bandless, "")
+
+
+def test_what_cannot_be_judged_is_drawn_neither_safe_nor_leaking(audit: Maker) -> None:
+    """With four donors the band reaches the score of a plain leak, which is no all-clear."""
+    rows = audit()[lambda frame: frame["latents"] != "both"].query("covariate == 'cell_type'")
+    svg = dots_and_bands(rows.assign(null_95=rows["score"], judged=False), "")
+    assert set(marks(svg)) == {"held_out unjudged", "train unjudged"}
+    assert "too few exchanges to judge it" in svg
 
 
 def test_bars_have_the_length_of_the_importance(audit: Maker) -> None:

@@ -25,13 +25,15 @@ from invatlas.atlas import Atlas
 from invatlas.data.columns import text_values
 from invatlas.errors import SettingsError
 from invatlas.evaluate.probes import PROBES, Boosted, Predictor, Probe
-from invatlas.evaluate.question import Question, UnanswerableError, ask
+from invatlas.evaluate.question import Question, ask
+from invatlas.evaluate.witnesses import UnanswerableError
 from invatlas.tasks.embed import LATENTS
 from invatlas.tasks.map import map_cells
 
 BOTH = "both"
 SHUFFLES = 3
 FEW_ARRANGEMENTS = 40
+SIGNIFICANT = 0.05
 LEAST_FOR_NOTE = 18  # permutations that a score must lie below to be remarked on
 BELOW = (
     "below every permutation: values lie more evenly than chance would lay them, as they do in "
@@ -165,10 +167,11 @@ def probe_latents(
         One row a covariate, set of latents (``invariant``, ``spurious``, ``both``) and probe:
         ``covariate``, ``role``, ``latents``, ``given`` (columns that were held fixed), ``probe``,
         ``score``, ``null_mean``, ``null_05``, ``null_95`` (quantiles of the null distribution),
-        ``p_value``, ``chance``, ``share`` (all balanced accuracies, 0 to 1),
-        ``importance_invariant``, ``importance_spurious`` (of ``both``), ``cells``, ``strata``,
-        ``exchanged`` (what values were exchanged between), ``permutations`` and ``note``: why
-        numbers are missing, or what to know of them.
+        ``p_value``, ``judged`` (whether exchanges of these values could give a p-value of 0.05 at
+        all; where not, a score within the band is no all-clear), ``chance``, ``share`` (all
+        balanced accuracies, 0 to 1), ``importance_invariant``, ``importance_spurious`` (of
+        ``both``), ``cells``, ``strata``, ``exchanged`` (what values were exchanged between),
+        ``permutations`` and ``note``: why numbers are missing, or what to know of them.
     """
     effort = effort or Effort()
     rows = draw_cells(labels, effort.cells, np.random.default_rng(effort.seed))
@@ -195,7 +198,10 @@ def probe_latents(
                     raise UnanswerableError(f"there is no column {covariate}")
                 question = ask(labels, covariate, given, donor, effort.folds, generator)
             except UnanswerableError as error:
-                told += [head | {"probe": probe.name, "note": str(error)} for probe in PROBES]
+                told += [
+                    head | {"probe": probe.name, "judged": False, "note": str(error)}
+                    for probe in PROBES
+                ]
                 continue
             told += [head | row for row in _answer(question, sets, name, effort, generator)]
     return pd.DataFrame(told, columns=COLUMNS)
@@ -203,7 +209,7 @@ def probe_latents(
 
 COLUMNS = [
     *("covariate", "role", "latents", "given", "probe"),
-    *("score", "null_mean", "null_05", "null_95", "p_value", "chance", "share"),
+    *("score", "null_mean", "null_05", "null_95", "p_value", "judged", "chance", "share"),
     *("importance_invariant", "importance_spurious"),
     *("cells", "strata", "exchanged", "permutations", "note"),
 ]
@@ -234,6 +240,11 @@ def _answer(
     ways = question.arrangements
     exchanges = [question.exchange(generator) for _ in range(effort.permutations)]
     few = f"values can be dealt in {ways:.0f} ways only" if ways < FEW_ARRANGEMENTS else ""
+    if question.least_p > SIGNIFICANT:
+        few = (
+            f"cannot be judged: values can be dealt in {ways:.0f} ways only, so that even of "
+            f"values told in full p is {question.least_p:.2g} at least"
+        )
     rows = []
     for kind in PROBES:
         probe = kind(sets[name], question)
@@ -241,7 +252,7 @@ def _answer(
         score = question.score(question.t, predictor(probe.z))
         most = effort.boosted_permutations if kind is Boosted else effort.permutations
         null = np.array(
-            [question.score(t, probe.learn(t, fold)(probe.z)) for t, fold in exchanges[:most]]
+            [question.score(t, probe.learn(t, fold)(probe.z), fold) for t, fold in exchanges[:most]]
             if ways > 1.5
             else []
         )
@@ -254,6 +265,7 @@ def _answer(
                 "probe": probe.name,
                 "score": score,
                 **_compare(score, null[np.isfinite(null)], chance),
+                "judged": question.least_p <= SIGNIFICANT,
                 "chance": chance,
                 **(_weigh(probe, predictor, score, sets, generator) if name == BOTH else {}),
                 "cells": len(question.t),

@@ -14,7 +14,16 @@ and the latents (Good 2005, Permutation, Parametric and Bootstrap Tests of Hypot
 - the donor itself is exchanged between cells of one stratum.
 
 Predictions for a cell are learnt from other donors, or from other cells where the donor is asked
-for: nobody can know a donor never seen.
+for: nobody can know a donor never seen. Nor can anyone tell a value that only the donor left out
+has in a stratum: v counts in s if cells of two folds have it, and carriers alone with their value
+in their block are left out.
+
+Values that lie alike can change names and a probe will tell them as well, so that with few
+carriers an exchange often equals the truth. No p-value is below::
+
+    p >= prod_alike #values! / arrangements of values
+
+where alike values have as many carriers as each other in every block.
 """
 
 from __future__ import annotations
@@ -27,14 +36,14 @@ import pandas as pd
 from numpy.random import Generator
 from scipy.special import gammaln
 
-from invatlas.errors import DataError
-
-FEWEST_CELLS = 8  # of a value in a stratum
-MOST_STRATA = 60
-
-
-class UnanswerableError(DataError):
-    """The cells at hand cannot answer a question; the message says why."""
+from invatlas.evaluate.witnesses import (
+    FEWEST_CELLS,
+    UnanswerableError,
+    drop_lone,
+    keep,
+    list_constant,
+    refuse_unseen,
+)
 
 
 @dataclass(frozen=True)
@@ -73,11 +82,13 @@ class Question:
     carriers: str
     note: str
 
-    def score(self, t: np.ndarray, predicted: np.ndarray) -> float:
-        """Balanced accuracy within strata, of the values with enough cells; NaN without any."""
-        total = self._tally(t, np.ones(len(t)))
-        recall = self._tally(t, predicted == t) / np.maximum(total, 1)
-        counted = total >= FEWEST_CELLS
+    def score(self, t: np.ndarray, predicted: np.ndarray, fold: np.ndarray | None = None) -> float:
+        """Balanced accuracy within strata, of the values that count; NaN without any.
+
+        Values that were exchanged (:meth:`exchange`) come with the folds they took along.
+        """
+        recall = self._tally(t, predicted == t) / np.maximum(self._tally(t, np.ones(len(t))), 1)
+        counted = self._count(t, self.fold if fold is None else fold)
         several = counted.sum(1) >= 2
         by_stratum = (recall * counted).sum(1)[several] / counted.sum(1)[several]
         return float(by_stratum.mean()) if several.any() else float("nan")
@@ -85,16 +96,19 @@ class Question:
     @property
     def scored(self) -> np.ndarray:
         """Number of values that are told apart in each stratum that counts (stratum,)."""
-        values = (self._tally(self.t, np.ones(len(self.t))) >= FEWEST_CELLS).sum(1)
+        values = self._count(self.t, self.fold).sum(1)
         return np.asarray(values[values >= 2])
 
     @property
     def arrangements(self) -> float:
         """In how many ways the values can be dealt to their carriers."""
-        value = self.t[self._first]
-        both = np.unique(np.c_[self.block, value], axis=0, return_counts=True)[1]
-        each = np.bincount(self.block)
-        return float(np.exp(min(gammaln(each + 1).sum() - gammaln(both + 1).sum(), 700.0)))
+        return float(np.exp(min(_count_deals(self._carried), 700.0)))
+
+    @property
+    def least_p(self) -> float:
+        """Below which no p-value can be, however plain the latents are."""
+        alike = np.unique(self._carried, axis=1, return_counts=True)[1]
+        return float(np.exp(gammaln(alike + 1).sum() - _count_deals(self._carried)))
 
     def exchange(self, generator: Generator) -> tuple[np.ndarray, np.ndarray]:
         """Deal the values anew within blocks; each takes its fold along, as folds know values."""
@@ -115,6 +129,18 @@ class Question:
     @property
     def _first(self) -> np.ndarray:
         return np.unique(self.carrier, return_index=True)[1]
+
+    @property
+    def _carried(self) -> np.ndarray:
+        """How many carriers have each value (block, value)."""
+        value, shape = self.t[self._first], (int(self.block.max()) + 1, int(self.t.max()) + 1)
+        place = np.ravel_multi_index((self.block, value), shape)
+        return np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
+
+    def _count(self, t: np.ndarray, fold: np.ndarray) -> np.ndarray:
+        """Which values count in each stratum (stratum, value): enough cells, in two folds."""
+        folds = sum(self._tally(t, fold == number) > 0 for number in np.unique(fold))
+        return np.asarray((self._tally(t, np.ones(len(t))) >= FEWEST_CELLS) & (folds >= 2))
 
     def _tally(self, t: np.ndarray, weights: np.ndarray) -> np.ndarray:
         shape = (int(self.stratum.max()) + 1, int(self.t.max()) + 1)
@@ -162,13 +188,15 @@ def ask(
             f"with all values needed"
         )
     carried = by_donor and bool((known.groupby(donor)[covariate].nunique() == 1).all())
-    kept = _keep(known, covariate, given, donor if by_donor else None, carried)
+    enough = keep(known, covariate, given, donor if by_donor else None, carried)
+    constant = list_constant(enough, given, donor) if carried else []
+    kept = drop_lone(enough, covariate, constant, str(donor)) if carried else enough
     stratum, t = _code(kept, given), _code(kept, [covariate])
     unit = _code(kept, [donor]) if by_donor else np.arange(len(kept))
     first = np.unique(unit, return_index=True)[1]
     if carried:
-        fold = deal(t[first], folds, generator)[unit]
-        block = _code(kept.iloc[first], _constant(kept, given, donor))
+        block = _code(kept.iloc[first], constant)
+        fold = deal(_number(t[first], block), folds, generator)[unit]
     elif by_donor:
         fold = deal(np.zeros(len(first), dtype=np.int64), folds, generator)[unit]
         block = _number(stratum, unit)
@@ -177,10 +205,16 @@ def ask(
         block = _number(stratum, fold)
     lost = sorted(set(known[covariate]) - set(kept[covariate]))
     notes = [f"left out for want of cells or donors: {', '.join(lost)}"] if lost else []
+    if constant and len(kept) < len(enough):
+        pairs = [len(frame.groupby([*constant, covariate])) for frame in (enough, kept)]
+        notes.append(
+            f"{pairs[0] - pairs[1]} of {pairs[0]} combinations of {' and '.join(constant)} with "
+            f"{covariate} left out, which one {donor} each has"
+        )
     fixed = kept.groupby(donor)[covariate].nunique().eq(1).mean() if by_donor else 0.0
     if not carried and fixed > 0.5:
         notes.append(f"{fixed:.0%} of the values of {donor} have one {covariate}, never exchanged")
-    return Question(
+    question = Question(
         rows=kept.index.to_numpy(),
         t=t,
         stratum=stratum,
@@ -191,6 +225,9 @@ def ask(
         carriers=str(donor) if carried else "cell",
         note="; ".join(notes),
     )
+    if not len(question.scored):
+        refuse_unseen(covariate, given, donor)
+    return question
 
 
 def deal(key: np.ndarray, folds: int, generator: Generator) -> np.ndarray:
@@ -200,45 +237,9 @@ def deal(key: np.ndarray, folds: int, generator: Generator) -> np.ndarray:
     return fold
 
 
-def _keep(
-    known: pd.DataFrame, covariate: str, given: Sequence[str], donor: str | None, carried: bool
-) -> pd.DataFrame:
-    """Keep what can be told; no rule may depend on which carrier has which value."""
-    kept = known
-    if donor is not None:
-        kept = kept[kept.groupby(covariate)[donor].transform("nunique") >= 2]
-        if kept[covariate].nunique() < 2:
-            raise UnanswerableError(
-                f"fewer than two values of {covariate} are seen in two values of {donor}, "
-                f"so that none can be told in a {donor} never seen"
-            )
-    if given:
-        kept = kept[kept.groupby(list(given))[covariate].transform("size") >= 2 * FEWEST_CELLS]
-        if kept.empty:
-            raise UnanswerableError(
-                f"no value of {' and '.join(given)} has {2 * FEWEST_CELLS} cells"
-            )
-        largest = kept.groupby(list(given)).size().nlargest(MOST_STRATA).index
-        kept = kept[kept.set_index(list(given)).index.isin(largest)]
-        if donor is not None:
-            kept = kept[kept.groupby(list(given))[donor].transform("nunique") >= 2]
-    if not carried:
-        cells = kept.groupby([*given, covariate])[covariate].transform("size")
-        kept = kept[cells >= FEWEST_CELLS]
-    sizes = kept.groupby([*given, covariate]).size() if len(kept) else pd.Series(dtype=int)
-    strata = sizes[sizes >= FEWEST_CELLS].groupby(list(given)).size() if given else sizes
-    if sizes.empty or (strata.max() < 2 if given else len(sizes) < 2):
-        raise UnanswerableError(
-            f"no value of {' and '.join(given)} has two values of {covariate} with "
-            f"{FEWEST_CELLS} cells each: what both tell cannot be told apart"
-            if given
-            else f"no two values of {covariate} have {FEWEST_CELLS} cells"
-        )
-    return kept
-
-
-def _constant(kept: pd.DataFrame, given: Sequence[str], donor: str | None) -> list[str]:
-    return [name for name in given if (kept.groupby(donor)[name].nunique() == 1).all()]
+def _count_deals(carried: np.ndarray) -> float:
+    """Logarithm of the ways to deal values to carriers, from their numbers (block, value)."""
+    return float(gammaln(carried.sum(1) + 1).sum() - gammaln(carried + 1).sum())
 
 
 def _code(frame: pd.DataFrame, columns: Sequence[str | None]) -> np.ndarray:

@@ -21,7 +21,7 @@ SETS = {"invariant": ("z_I", "held_out", "called"), "spurious": ("z_S", "train",
 LEFT, WIDTH, LINE = 126, 340, 20
 SHOWN = (
     *("covariate", "latents", "given", "probe", "score", "null_mean", "null_95", "p_value"),
-    *("share", "importance_invariant", "importance_spurious", "cells", "strata", "note"),
+    *("judged", "share", "importance_invariant", "importance_spurious", "cells", "strata", "note"),
 )
 
 
@@ -76,12 +76,14 @@ def tabulate_audit(audit: pd.DataFrame) -> Table:
 def dots_and_bands(rows: pd.DataFrame, label: str) -> str:
     """Draw a dot for each score on the band of scores that exchanged values reach.
 
-    A dot is filled where the score lies above the band and above guessing.
+    A dot is filled where the score lies above the band and above guessing, and has a dotted edge
+    where donors are too few for any score to be judged.
 
     Parameters
     ----------
     rows
-        `latents`, `probe`, `score`, `null_05`, `null_95`, `chance`; unanswered ones have NaN.
+        `latents`, `probe`, `score`, `null_05`, `null_95`, `judged`, `chance`; unanswered ones
+        have NaN.
     label
         Read aloud by screen readers.
 
@@ -106,17 +108,18 @@ def dots_and_bands(rows: pd.DataFrame, label: str) -> str:
             parts.append(f'{name}<text class="faint" {place}>no answer</text>')
             continue
         parts += ["<g>", f"<title>{escape(_tell(row))}</title>", name]
-        above = False
+        fill = "hollow" if row["judged"] else "unjudged"
         if np.isfinite(row["null_95"]):
             start, end = plane.across(row["null_05"]), plane.across(row["null_95"])
-            above = row["score"] > max(row["null_95"], row["chance"])
+            if fill == "hollow" and row["score"] > max(row["null_95"], row["chance"]):
+                fill = "full"
             parts.append(
                 f'<rect class="null" x="{start:.1f}" y="{middle - 7:g}"'
                 f' width="{max(end - start, 2):.1f}" height="14" rx="2"/>'
             )
         chance, x = plane.across(row["chance"]), plane.across(row["score"])
         parts.append(f'<path class="best" d="M{chance:.1f} {middle - 8:g}v16"/>')
-        parts.append(_mark(sign, f"{kind} {'full' if above else 'hollow'}", x, middle))
+        parts.append(_mark(sign, f"{kind} {fill}", x, middle))
         parts.append(f'<text class="count" x="{WIDTH - 30}" y="{middle + 4:g}">')
         parts += [f"{row['score']:.2f}", "</text></g>"]
     return draw_svg(WIDTH, bottom + 24, label, parts, role="group")
@@ -164,6 +167,8 @@ def _mark(sign: str, kind: str, x: float, y: float) -> str:
 
 def _tell(row: dict[str, Any]) -> str:
     said = f"{row['probe']} probe of the {row['latents']} latents: {row['score']:.3f}"
+    if not row["judged"]:
+        return f"{said}; guessing {row['chance']:.3f}; too few exchanges to judge it"
     if not np.isfinite(row["null_95"]):
         return f"{said}; guessing {row['chance']:.3f}"
     return (
