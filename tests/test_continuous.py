@@ -195,11 +195,29 @@ def test_numbers_keep_to_what_is_given(atlas: ia.Atlas, study: AnnData, new: np.
     assert near[alike].all() and not near.all()
 
 
-def test_an_audit_passes_over_scales(atlas: ia.Atlas, study: AnnData, new: np.ndarray) -> None:
+def test_an_audit_asks_for_scales(atlas: ia.Atlas, study: AnnData, new: np.ndarray) -> None:
     found = ia.evaluate.leakage(
-        atlas, study[new], cells=400, permutations=3, boosted_permutations=1
+        atlas, study[new], cells=400, permutations=19, boosted_permutations=1
     )
-    assert set(found["covariate"]) == {"cell_type", "donor"}
+    assert list(found["covariate"].unique()) == ["cell_type", "severity", "donor"]
+    rows = found[(found["covariate"] == "severity") & (found["probe"] == "linear")]
+    told = rows.set_index("latents")
+    assert (told["chance"] == 0.25).all() and (told["role"] == "biological").all()
+    assert told.loc["invariant", "score"] > max(0.4, told.loc["invariant", "null_95"])
+    assert told.loc["invariant", "score"] > told.loc["spurious", "score"] + 0.1
+    donor = found[found["covariate"] == "donor"]
+    assert set(donor["given"]) == {"cell_type and severity"}
+
+
+def test_an_audit_of_one_number_says_so(atlas: ia.Atlas, study: AnnData, new: np.ndarray) -> None:
+    cells = study[new].copy()
+    for number, words in ((0.5, "1 value of severity"), (np.nan, "0 values of severity")):
+        cells.obs["severity"] = number
+        found = ia.evaluate.leakage(atlas, cells, cells=300, permutations=1, boosted_permutations=1)
+        rows = found[found["covariate"] == "severity"]
+        assert rows["score"].isna().all() and rows["note"].str.contains(words).all()
+        donor = found[(found["covariate"] == "donor") & (found["latents"] == "invariant")]
+        assert donor["score"].notna().all(), "a scale nobody has takes no cell from others"
 
 
 def test_scales_alone_are_enough_on_the_technical_side(study: AnnData) -> None:

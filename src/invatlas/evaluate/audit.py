@@ -22,8 +22,8 @@ from anndata import AnnData
 from numpy.random import Generator
 
 from invatlas.atlas import Atlas
-from invatlas.data.columns import text_values
 from invatlas.errors import SettingsError
+from invatlas.evaluate.labels import draw_cells, read_labels
 from invatlas.evaluate.probes import PROBES, Boosted, Predictor, Probe
 from invatlas.evaluate.question import Question, ask
 from invatlas.evaluate.witnesses import UnanswerableError
@@ -94,7 +94,9 @@ def leakage(
     other sets without anything given. Donors are the values of the technical covariate that has
     most; probes are judged on donors they did not learn from. Where donors are not among the
     technical covariates, cells are taken as independent within the values of the one that has
-    most, and p-values are too small.
+    most, and p-values are too small. A continuous covariate is cut into at most four groups of
+    equal size, by quantiles of its numbers in these cells: groups are its values, asked for and,
+    where it is biological, given.
 
     **Audit cells that were kept from the fit.** The objective makes donors alike in the very cells
     it sees, so these hide what z_I keeps: with the atlas fitted to half of the Kang cells, donors
@@ -124,20 +126,17 @@ def leakage(
         If the effort is out of range.
     """
     effort = Effort(cells, folds, permutations, boosted_permutations, seed)
-    schema, labels = atlas.schema, pd.DataFrame(index=adata.obs_names)
-    for covariate in schema.covariates:
-        if covariate.name in adata.obs and not covariate.knots:
-            values = text_values(adata.obs, covariate.name)
-            labels[covariate.name] = values[~values.isin([name for name, _ in covariate.groups])]
+    schema, labels = atlas.schema, read_labels(atlas.schema, adata.obs)
     rows = draw_cells(labels, effort.cells, np.random.default_rng(effort.seed))
     mapped = map_cells(atlas, adata[rows], layer=layer, gene_column=gene_column)
     latents = {which: mapped.cells.obsm[f"X_{which}"] for which in LATENTS}
     return probe_latents(
         latents,
         labels.iloc[rows],
-        [covariate.name for covariate in schema.called],
-        [covariate.name for covariate in schema.technical if not covariate.knots],
+        [covariate.name for covariate in schema.biological],
+        [covariate.name for covariate in schema.technical],
         effort,
+        [covariate.name for covariate in schema.covariates if covariate.knots],
     )
 
 
@@ -147,6 +146,7 @@ def probe_latents(
     biological: Sequence[str],
     technical: Sequence[str],
     effort: Effort | None = None,
+    scales: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Audit any two sets of latents.
 
@@ -160,6 +160,8 @@ def probe_latents(
         Columns of it; one that is absent is reported as unanswered.
     effort
         How much it may cost.
+    scales
+        Those whose values are groups of numbers; technical ones are no donors and never given.
 
     Returns
     -------
@@ -179,13 +181,14 @@ def probe_latents(
     sets = {name: np.asarray(z)[rows] for name, z in latents.items() if np.shape(z)[1]}
     if len(sets) > 1:
         sets[BOTH] = np.concatenate(list(sets.values()), axis=1)
-    held = [name for name in technical if name in labels]
+    known = [name for name in labels if labels[name].notna().any()]
+    held = [name for name in technical if name in known and name not in scales]
     donor = max(held, key=lambda name: labels[name].nunique(), default=None)
     told = []
     for number, covariate in enumerate([*biological, *technical]):
         for name in sets:
             others = [c for c in held if c != donor] if name == "spurious" else []
-            given = [c for c in biological if c in labels] if covariate in technical else others
+            given = [c for c in biological if c in known] if covariate in technical else others
             head = {
                 "covariate": covariate,
                 "role": "biological" if covariate in biological else "technical",
@@ -213,20 +216,6 @@ COLUMNS = [
     *("importance_invariant", "importance_spurious"),
     *("cells", "strata", "exchanged", "permutations", "note"),
 ]
-
-
-def draw_cells(labels: pd.DataFrame, most: int, generator: Generator) -> np.ndarray:
-    """Draw cells so that every combination of values keeps its share: positions, rising."""
-    if len(labels) <= most:
-        return np.arange(len(labels))
-    known = labels.fillna("")
-    combination = (
-        known.groupby(list(known.columns), sort=True).ngroup().to_numpy()
-        if len(known.columns)
-        else np.zeros(len(known), dtype=np.int64)
-    )
-    order = np.lexsort((generator.random(len(labels)), combination))
-    return np.sort(order[np.linspace(0, len(order) - 1, most).round().astype(int)])
 
 
 def _answer(

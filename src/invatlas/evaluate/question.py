@@ -44,6 +44,7 @@ from invatlas.evaluate.witnesses import (
     list_constant,
     refuse_unseen,
 )
+from invatlas.wording import count_noun
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,8 @@ def ask(
     by_donor = donor is not None and donor != covariate
     if known.empty or known[covariate].nunique() < 2:
         raise UnanswerableError(
-            f"{known[covariate].nunique()} value of {covariate} in {len(known)} cells "
-            f"with all values needed"
+            f"{count_noun(known[covariate].nunique(), 'value')} of {covariate} in {len(known)} "
+            f"cells with all values needed"
         )
     carried = by_donor and bool((known.groupby(donor)[covariate].nunique() == 1).all())
     enough = keep(known, covariate, given, donor if by_donor else None, carried)
