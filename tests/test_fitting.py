@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from functools import partial
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 
 import invatlas as ia
@@ -58,8 +60,37 @@ def test_fit_shows_an_audit_where_it_is_asked_for(
 ) -> None:
     quick = partial(ia.evaluate.leakage, permutations=1, boosted_permutations=1)
     monkeypatch.setattr(ia.evaluate, "leakage", quick)
-    call("fit", cells, *COLUMNS, "--output", tmp_path / "atlas", *QUICK, "--audit")
-    assert "What the latents tell" in (tmp_path / "atlas" / "report.html").read_text("utf-8")
+    said = call("fit", cells, *COLUMNS, "--output", tmp_path / "atlas", *QUICK, "--audit")
+    assert "cells the atlas was fitted to" in said and "new donors may be told more" in said
+    page = (tmp_path / "atlas" / "report.html").read_text("utf-8")
+    assert "What the latents tell of cells they were fitted to" in page
+
+
+@pytest.mark.parametrize("share, enough", [(0.5, True), (0.1, False)])
+def test_fit_audits_donors_held_out_where_they_are_enough(
+    share: float, enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = ia.simulate(
+        cells=1200, genes=40, donors=40, batches=2, cell_types=2, diseases=2, truth=False
+    )
+    study.write_h5ad(tmp_path / "study.h5ad")
+    asked = []
+
+    def audit(atlas: ia.Atlas, adata: ad.AnnData, **choices: object) -> pd.DataFrame:
+        asked.append(set(adata.obs["donor"]))
+        return leakage(atlas, adata, permutations=1, boosted_permutations=1, **choices)
+
+    leakage = ia.evaluate.leakage
+    monkeypatch.setattr(ia.evaluate, "leakage", audit)
+    flags = ("--technical", "batch", "--set", f"held_out={share}", "--audit")
+    said = call("fit", tmp_path / "study.h5ad", *COLUMNS, *flags, *QUICK, "-o", tmp_path / "atlas")
+    page = (tmp_path / "atlas" / "report.html").read_text("utf-8")
+    held_out = ia.load(tmp_path / "atlas").record["held_out"]
+    assert asked[0] == set(re.findall(r"donor_\d+", held_out)) and len(asked[0]) < 40
+    assert ("donors held out of the fit" in said) is enough
+    assert ("What the latents tell of donors held out of the fit" in page) is enough
+    assert ("new donors may be told more" in said) is not enough
+    assert len(asked) == (1 if enough else 2) and (len(asked[-1]) < 40) is enough
 
 
 def test_fit_info_and_report_say_how_far_seeds_agree(

@@ -17,6 +17,7 @@ from invatlas.settings import PRIOR_NAMES, Settings, read_toml
 from invatlas.terminal import explained, note, say, show_confounding
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from invatlas.atlas import Atlas
@@ -85,7 +86,11 @@ def fit(
         bool, typer.Option("--strict", help="Refuse a study whose covariates are confounded.")
     ] = False,
     audit: Annotated[
-        bool, typer.Option("--audit", help="Show in the report what the latents tell.")
+        bool,
+        typer.Option(
+            "--audit",
+            help="Show in the report what the latents tell, of held-out donors if enough.",
+        ),
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -202,14 +207,7 @@ def _write_fit(
         note(warning, "Warning")
     say("Laying cells out on a plane and writing the report.")
     mapped = map_cells(atlas, adata, layer=atlas.record["layer"], layout=True)
-    told = None
-    if audit:
-        from invatlas.evaluate import leakage
-
-        try:
-            told = leakage(atlas, adata, layer=atlas.record["layer"])
-        except InvatlasError as error:
-            note(f"There is no audit. {error}", "Warning")
+    told, unseen = _audit(atlas, adata) if audit else (None, False)
     interruption.stage = "writing"
     with staged(output, ATLAS) as folder:
         write_atlas(atlas, folder)
@@ -221,5 +219,33 @@ def _write_fit(
             history=atlas.history,
             warnings=atlas.record["warnings"],
             audit=told,
+            unseen=unseen,
         )
         interruption.stage = "moving"
+
+
+def _audit(atlas: Atlas, adata: AnnData) -> tuple[pd.DataFrame | None, bool]:
+    """Audit donors held out of the fit if they answer every question to z_I, else all cells.
+
+    Gives the table, if there is one, and whether its cells were held out.
+    """
+    from invatlas.evaluate import leakage
+    from invatlas.training.split import draw_split
+
+    layer, codes = atlas.record["layer"], atlas.schema.encode(adata.obs)
+    split = draw_split(*atlas.schema.keep_categories(*codes), atlas.settings)  # as the fit did
+    try:
+        if split.covariate is not None:
+            told = leakage(atlas, adata[split.held_out], layer=layer)
+            if told.loc[told["latents"] == "invariant", "judged"].all():
+                say(f"The audit asks {len(split.held_out):,} cells of donors held out of the fit.")
+                return told, True
+        told = leakage(atlas, adata, layer=layer)
+    except InvatlasError as error:
+        note(f"There is no audit. {error}", "Warning")
+        return None, False
+    note(
+        "The audit asks cells the atlas was fitted to, since too few donors were held out: "
+        "new donors may be told more. invatlas audit asks cells of your own."
+    )
+    return told, False

@@ -32,6 +32,15 @@ def test_the_section_is_there_only_if_it_was_asked_for(report: Maker, audit: Mak
     assert "nan" not in re.sub(r"data:[^\"]+", "", html[html.index("What the latents") :])[:9000]
 
 
+def test_the_title_says_whose_cells_were_asked(report: Maker, audit: Maker) -> None:
+    fitted = render_report(**report(), audit=audit())
+    assert "What the latents tell of cells they were fitted to" in fitted
+    assert "new donors may be told more" in fitted
+    unseen = render_report(**report(), audit=audit(), unseen=True)
+    assert "What the latents tell of donors held out of the fit" in unseen
+    assert "new donors may be told more" not in unseen
+
+
 def test_marks_are_filled_above_the_band(audit: Maker) -> None:
     rows = audit()
     cell_type = rows[(rows["covariate"] == "cell_type") & (rows["latents"] != "both")]

@@ -27,6 +27,7 @@ def write_report(
     history: pd.DataFrame,
     warnings: Sequence[str],
     audit: pd.DataFrame | None = None,
+    unseen: bool = False,
 ) -> Path:
     """Write the report of a fitted atlas; an existing file is replaced in one step.
 
@@ -34,7 +35,7 @@ def write_report(
     ----------
     path
         File to write.
-    summary, latents, history, warnings, audit
+    summary, latents, history, warnings, audit, unseen
         As in `render_report`.
 
     Returns
@@ -43,7 +44,12 @@ def write_report(
         The file.
     """
     html = render_report(
-        summary=summary, latents=latents, history=history, warnings=warnings, audit=audit
+        summary=summary,
+        latents=latents,
+        history=history,
+        warnings=warnings,
+        audit=audit,
+        unseen=unseen,
     )
     return write_html(path, html)
 
@@ -55,6 +61,7 @@ def render_report(
     history: pd.DataFrame,
     warnings: Sequence[str],
     audit: pd.DataFrame | None = None,
+    unseen: bool = False,
 ) -> str:
     """Render the report of a fitted atlas as one HTML page that loads nothing else.
 
@@ -77,6 +84,8 @@ def render_report(
         Sentences a reader must see before the results.
     audit
         What the latents tell, as of `invatlas.evaluate.leakage`; left out without it.
+    unseen
+        Whether the cells of the audit are of donors held out of the fit.
 
     Returns
     -------
@@ -98,6 +107,7 @@ def render_report(
         maps=pack_maps(latents, list_colourings(latents, summary)),
         audit=[] if audit is None else draw_audit(audit),
         audited=None if audit is None else tabulate_audit(audit),
+        unseen=unseen,
     )
 
 
