@@ -48,6 +48,18 @@ def quick_products() -> Iterator[None]:
         products.fp32_precision = "none"
 
 
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Let torch add in one order, however many threads it has, so that a seed gives one result."""
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warned)
+
+
 def spread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield ``function(item)`` in order, at work in as many threads as torch may use.
 

@@ -225,7 +225,8 @@ def _read_calibration(
     table, _ = model.prior_invariant.joint()
     with reading(folder / CARD):
         cells, landmarks = int(card["cells"]), int(card["landmarks"])
-        gap, brier = (float(card[name]) for name in ("expected_calibration_error", "brier"))
+        judged = [card[name] for name in ("expected_calibration_error", "brier")]
+        gap, brier = (None if value is None else float(value) for value in judged)
         shift = float(card["usual_shift"])
         whole_donors = bool(card["whole_donors"])
         with torch.device("meta"):
@@ -244,7 +245,8 @@ def _read_calibration(
     possible = landmarks > 0 and bool(
         shift >= 0 and (positive > 0).all() and (called >= 0).all() and (called < len(table)).all()
     )
-    if not (possible and all(torch.isfinite(t).all() for t in tensors.values())):
+    told = tensors | {"call_scores": tensors["call_scores"].nan_to_num(posinf=torch.inf)}
+    if not (possible and all(torch.isfinite(t).all() for t in told.values())):
         raise StorageError(f"{folder / CALIBRATION} is damaged: it holds impossible values.")
     return Calibration(
         expected_calibration_error=gap,

@@ -168,7 +168,24 @@ def test_cells_without_counts_one_cell_and_deeper_cells(
     deep.X = deep.X * 3
     np.testing.assert_allclose(ia.embed(atlas, deep), expected["invariant"], rtol=1e-3, atol=1e-4)
     study.X = sp.csr_matrix(study.shape, dtype=np.float32)
+    with pytest.raises(CountsError, match="No gene of the atlas is counted in any of 600 cells"):
+        ia.embed(atlas, study)
+
+
+def test_cells_without_counts_are_named_and_not_called(atlas: ia.Atlas, study: AnnData) -> None:
+    x = study.X.toarray()
+    x[[4, 9, 40]] = 0
+    study.X = sp.csr_matrix(x)
     assert np.isfinite(ia.embed(atlas, study)).all()
+    mapped = ia.map_cells(atlas, study, calling=ia.Calling())
+    obs = mapped.cells.obs
+    assert mapped.overlap.empty == (4, 9, 40)
+    assert any("3 cells have no counts in the genes" in note for note in mapped.notes)
+    assert obs["abstained"].iloc[[4, 9, 40]].all()
+    assert not obs["novelty_flag"].iloc[[4, 9, 40]].any()
+    assert obs.index[obs["novelty_pvalue"].isna()].equals(obs.index[[4, 9, 40]])
+    parts = ia.map_cells(atlas, study, calling=ia.Calling(), align_by="batch")
+    assert parts.overlap.empty == (4, 9, 40)
 
 
 def test_missing_genes_raise_the_library_size_by_their_share(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from anndata import AnnData
@@ -13,12 +14,15 @@ from sklearn.metrics import brier_score_loss
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from torch.distributions import Categorical
+from torch.nn.functional import one_hot
 
 import invatlas as ia
 from invatlas.data.minibatch import Cells
 from invatlas.model.calls import call_log_probabilities, estimate_frequencies, reweigh, sharpen
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 from invatlas.tasks.embed import match_counts
+from invatlas.tasks.novelty import describe_limit, rank_among
+from invatlas.tasks.summary import describe_calibration
 from invatlas.training.calibration import (
     brier_score,
     expected_calibration_error,
@@ -39,7 +43,7 @@ def posteriors(n: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_the_temperature_that_spoilt_calls_is_found(temperature: float) -> None:
     log_p, truth = posteriors(20_000, temperature)
-    found = fit_exponents(log_p, torch.arange(4)[:, None], truth)
+    found = fit_exponents(log_p, torch.arange(4)[:, None], one_hot(truth).bool())
     assert float(found[1]) == pytest.approx(1 / temperature, rel=0.05)
 
 
@@ -61,12 +65,24 @@ def pairs(n: int, share: torch.Tensor, first: float, second: float) -> tuple[Ten
 
 def test_each_covariate_has_an_exponent_of_its_own() -> None:
     log_p, truth = pairs(20_000, torch.ones(6), 0.8, 6.0)
-    found = fit_exponents(log_p, PAIRS, truth)
+    found = fit_exponents(log_p, PAIRS, one_hot(truth).bool())
     assert found[1:].tolist() == pytest.approx([1 / 0.8, 1 / 6], rel=0.05)
     honest = sharpen(log_p, PAIRS, found).exp()
     assert expected_calibration_error(honest, truth) < 0.02
-    shared = torch.softmax(log_p * fit_exponents(log_p, torch.arange(6)[:, None], truth)[1], 1)
+    one = fit_exponents(log_p, torch.arange(6)[:, None], one_hot(truth).bool())[1]
+    shared = torch.softmax(log_p * one, 1)
     assert expected_calibration_error(shared, truth) > 0.04
+
+
+def test_cells_that_know_one_covariate_each_give_the_exponents_too() -> None:
+    log_p, truth = pairs(20_000, torch.ones(6), 0.8, 6.0)
+    among = torch.where(
+        torch.arange(len(truth))[:, None] % 2 == 0,
+        PAIRS[truth, 0, None] == PAIRS[:, 0],
+        PAIRS[truth, 1, None] == PAIRS[:, 1],
+    )
+    found = fit_exponents(log_p, PAIRS, among)
+    assert found[1:].tolist() == pytest.approx([1 / 0.8, 1 / 6], rel=0.1)
 
 
 def test_flat_calls_do_not_send_a_query_to_the_rarest_combination() -> None:
@@ -147,7 +163,7 @@ def test_too_few_labelled_cells_leave_an_atlas_without_calibration(
     assert atlas.calibration is None
     calls = ia.annotate(atlas, study)
     assert calls["novelty_pvalue"].isna().all() and not calls["novelty_flag"].any()
-    with pytest.raises(ia.InvatlasError, match="no calibration"):
+    with pytest.raises(ia.InvatlasError, match="have all their labels"):
         ia.prediction_sets(atlas, study)
 
 
@@ -204,3 +220,34 @@ def test_the_usual_shift_is_that_of_the_farthest_donor_with_cells_enough(
     assert find_usual_shift(atlas.model, cells, np.concatenate(donors), column) == max(single)
     assert min(single) > 0 and single[0] != single[1]
     assert find_usual_shift(atlas.model, cells, donors[0][:29], column) == 0
+
+
+def test_a_rare_call_is_ranked_among_everybody_where_few_are_pooled() -> None:
+    called = torch.tensor([0] * 300 + [1] * 300 + [2] * 3)
+    scores = torch.linspace(-1, 1, 603)
+    far = rank_among(scores, called, torch.tensor([1e6] * 2), np.array([2, 0]))
+    assert far.tolist() == pytest.approx([1 / 604, 1 / 301])
+
+
+def test_labels_of_one_covariate_each_calibrate_calls_and_novelty(
+    study: AnnData, fit: Callable[..., ia.Atlas]
+) -> None:
+    first = np.arange(study.n_obs) % 2 == 0
+    for column, lost in (("cell_type", first), ("disease", ~first)):
+        study.obs[column] = study.obs[column].astype(object).where(~lost)
+    atlas = fit(study, epochs=2)
+    assert atlas.calibration is not None and atlas.calibration.expected_calibration_error is None
+    calls = ia.annotate(atlas, study)
+    assert calls["novelty_pvalue"].notna().all()
+    assert "too few of them have all labels" in describe_calibration(atlas)
+    with pytest.raises(ia.InvatlasError, match="0 held-out cells have all their labels"):
+        ia.prediction_sets(atlas, study)
+
+
+def test_cells_too_few_to_be_flagged_are_told_of() -> None:
+    pvalue = np.r_[np.full(20, 1 / 200), np.linspace(0.1, 1, 980)]
+    judged = pd.DataFrame({"novelty_pvalue": pvalue, "novelty_flag": False})
+    (sentence,) = describe_limit(judged, 0.05)
+    assert "20 cells are newer" in sentence and "10.0% of 1,000" in sentence
+    assert not describe_limit(judged.assign(novelty_flag=pvalue < 0.01), 0.05)
+    assert not describe_limit(judged.assign(novelty_pvalue=np.nan), 0.05)

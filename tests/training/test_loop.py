@@ -13,7 +13,7 @@ from anndata import AnnData
 
 import invatlas as ia
 from invatlas.errors import TrainingError
-from invatlas.training import loop
+from invatlas.training import job, loop
 from invatlas.training.loop import plan_training
 
 Fit = Callable[..., ia.Atlas]
@@ -46,6 +46,35 @@ def test_same_seed_same_history_and_weights(
         again.model.state_dict().items(), atlas.model.state_dict().values(), strict=True
     ):
         assert torch.equal(one, two), name
+
+
+def test_a_seed_gives_one_atlas_with_several_threads(frozen_study: AnnData, fit: Fit) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        one, two = (fit(frozen_study).model.state_dict() for _ in range(2))
+    finally:
+        torch.set_num_threads(threads)
+    assert not torch.are_deterministic_algorithms_enabled()
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+
+
+def test_an_interrupt_between_training_and_calibration_keeps_what_was_learnt(
+    frozen_study: AnnData, fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, calls = job.measure_cells, []
+
+    def interrupted(*args: object) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        measure(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(job, "measure_cells", interrupted)
+    atlas = fit(frozen_study)
+    assert atlas.record["training"]["stopped"] == "interrupted" and len(calls) == 2
+    assert float(atlas.model.measured.cells.sum()) > 0
 
 
 def test_another_seed_gives_another_atlas(frozen_study: AnnData, atlas: ia.Atlas, fit: Fit) -> None:

@@ -113,7 +113,7 @@ def _list_counted(adata: AnnData, layer: str | None) -> list[str]:
         counted[chunk.indices] = True
     if not counted.any():
         raise GeneError(f"None of {adata.n_vars} genes is counted in any cell.")
-    return sorted(set(map(str, adata.var_names[counted])))
+    return sorted({str(name) for name in read_names(adata.var[counted])})
 
 
 def _choose_cells(n_cells: int, seed: int) -> np.ndarray:
@@ -162,6 +162,8 @@ class GeneOverlap:
         The missing genes that held most, largest first: pairs of name and share.
     n_version, n_case
         How many met only without the version of an Ensembl id, and only by case.
+    empty
+        Positions of the cells, where they were read, that have no count in any gene of the atlas.
     """
 
     n_genes: int
@@ -170,6 +172,7 @@ class GeneOverlap:
     worst: tuple[tuple[str, float], ...]
     n_version: int = 0
     n_case: int = 0
+    empty: tuple[int, ...] = ()
 
     @property
     def n_exact(self) -> int:

@@ -173,7 +173,9 @@ def encode_aligned(
     posteriors = {
         which: DiagonalGaussian(q.mean[order], q.log_variance[order]) for which, q in joined.items()
     }
-    return posteriors, found[0][1], told
+    parts = zip([*groups.values(), rest], found, strict=False)
+    empty = [int(rows[k]) for rows, (_, overlap) in parts for k in overlap.empty]
+    return posteriors, replace(found[0][1], empty=tuple(sorted(empty))), told
 
 
 def _describe_moves(moved: list[tuple[str, float]]) -> str:

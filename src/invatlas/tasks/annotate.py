@@ -27,6 +27,10 @@ from invatlas.wording import count_noun, list_first
 LABEL_PRIORS = ("reference", "uniform", "query")
 ABSTAIN_BELOW = 0.5
 SEPARATOR = " | "
+NOT_CALIBRATED = (
+    "Calls are not calibrated and novelty is not judged: something must be known of 20 held-out "
+    "cells, and the fit must not have been interrupted. Probabilities may be far too sure."
+)
 GUESSED = 0.1  # exponent below which calls of a covariate say next to nothing of a new donor
 
 Value = str | float
@@ -169,6 +173,7 @@ def describe(
     told = pd.DataFrame(table)
     judged = judge(atlas, q.mean, calls, calling.false_discovery_rate, overlap)
     weak = told["predicted_joint_probability"] < calling.abstain_below
+    weak.iloc[list(overlap.empty)] = True
     return pd.concat([told, judged], axis=1).assign(abstained=weak | judged["novelty_flag"])
 
 
@@ -208,6 +213,8 @@ def describe_doubts(
 ) -> list[str]:
     """Say what a reader of some calls should know before trusting them."""
     messages = [*unknown_values(atlas, obs), *describe_doubt(overlap)]
+    if atlas.calibration is None:
+        messages.append(NOT_CALIBRATED)
     if calling.label_prior == "query" and atlas.calibration:
         exponents = atlas.calibration.exponents[1:].tolist()
         pairs = zip(atlas.schema.called, exponents, strict=True)

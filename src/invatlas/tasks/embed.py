@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from invatlas.atlas import Atlas
 from invatlas.data.counts import CountSource, check_cells, read_pieces
 from invatlas.data.gene_names import Translation
 from invatlas.data.genes import GeneOverlap, match_genes
-from invatlas.errors import SettingsError
+from invatlas.errors import CountsError, SettingsError
 from invatlas.model.priors import DiagonalGaussian
 from invatlas.training.posterior import encode_pieces
 
@@ -77,13 +77,22 @@ def encode_counts(
 ) -> tuple[dict[str, DiagonalGaussian], GeneOverlap]:
     """Posteriors of sets of latents from counts that are read piece by piece and never held whole.
 
-    Genes and library sizes meet as in :func:`match_counts`.
+    Genes and library sizes meet as in :func:`match_counts`; the account of genes names the cells
+    that have no count in any of them.
     """
     found, overlap = _match(atlas, adata, minimum_overlap, gene_column)
-    pieces = read_pieces(adata, atlas.genes, layer, found.names)
-    return encode_pieces(
-        atlas.model, (_raise_library_size(p, overlap) for p in pieces), which
-    ), overlap
+    counted: list[np.ndarray] = []
+
+    def read() -> Iterator[CountSource]:
+        for piece in read_pieces(adata, atlas.genes, layer, found.names):
+            counted.append(np.diff(piece.matrix.indptr) > 0)
+            yield _raise_library_size(piece, overlap)
+
+    posteriors = encode_pieces(atlas.model, read(), which)
+    empty = np.flatnonzero(~np.concatenate(counted)).tolist()
+    if len(empty) == adata.n_obs:
+        raise CountsError(f"No gene of the atlas is counted in any of {adata.n_obs} cells.")
+    return posteriors, replace(overlap, empty=tuple(empty))
 
 
 def match_counts(

@@ -16,6 +16,7 @@ from invatlas.tasks.annotate import Calling, describe, describe_doubts, unknown_
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts
 from invatlas.tasks.layout import lay_out
 from invatlas.tasks.novel_states import NovelStates, novel_states
+from invatlas.tasks.novelty import describe_limit
 from invatlas.wording import Outlined
 
 
@@ -117,6 +118,7 @@ def map_cells(
         calls = describe(atlas, posteriors["invariant"], calling, overlap)
         calls = calls.set_axis(cells.obs_names)
         notes = [*told, *describe_doubts(atlas, adata.obs, calling, overlap)]
+        notes += describe_limit(calls, calling.false_discovery_rate)
         z = cells.obsm["X_invariant"]
         states = novel_states(adata, calls, z, layer=layer, gene_column=gene_column)
         added = calls.assign(novelty_group=pd.Categorical(states.cells))

@@ -29,8 +29,9 @@ from invatlas.atlas import Atlas
 from invatlas.data.genes import GeneOverlap
 from invatlas.errors import SettingsError
 from invatlas.tasks.embed import MINIMUM_OVERLAP, encode_counts
-from invatlas.training.novelty import pooled
+from invatlas.training.novelty import POOLED_CELLS, pooled
 from invatlas.training.posterior import Calls, call_cells
+from invatlas.wording import count_noun
 
 FALSE_DISCOVERY_RATE = 0.05
 ENOUGH_CELLS = 200
@@ -87,13 +88,20 @@ def novelty(
 
 
 def describe_doubt(overlap: GeneOverlap) -> list[str]:
-    """Say why novelty is not judged, where it is not for want of genes."""
+    """Say of which cells nothing can be said, and why novelty is not judged for want of genes."""
+    doubts = []
+    if overlap.empty:
+        doubts.append(
+            f"{count_noun(len(overlap.empty), 'cell')} have no counts in the genes of the atlas: "
+            "their calls and latents mean nothing, and their novelty is not judged."
+        )
     if overlap.missing_share <= MOST_MISSING:
-        return []
+        return doubts
     return [
+        *doubts,
         f"The genes missing from the query held {overlap.missing_share:.0%} of the reference's "
         f"counts. Beyond {MOST_MISSING:.0%} their absence alone makes known cells look new, so "
-        "novelty is not judged."
+        "novelty is not judged.",
     ]
 
 
@@ -128,10 +136,27 @@ def judge(
     else:
         score = pooled(alone, z)
         pvalue = rank_among(known.pooled_scores, known.called, score, called)
+    pvalue[list(overlap.empty)] = 1.0
     flag = (false_discovery_control(pvalue) <= false_discovery_rate) & (own <= OWN_PVALUE)
-    return pd.DataFrame(
+    judged = pd.DataFrame(
         {"novelty_score": score.numpy(), "novelty_pvalue": pvalue, "novelty_flag": flag}
     )
+    judged.iloc[list(overlap.empty), :2] = np.nan
+    return judged
+
+
+def describe_limit(judged: pd.DataFrame, false_discovery_rate: float) -> list[str]:
+    """Say that cells as far out as any can be are too few to be flagged, where they are."""
+    pvalue = judged["novelty_pvalue"]
+    least, n_cells = pvalue.min(), pvalue.count()
+    farthest = int((pvalue == least).sum())
+    if judged["novelty_flag"].any() or farthest < POOLED_CELLS or least > OWN_PVALUE:
+        return []
+    return [
+        f"No cell is flagged, but {count_noun(farthest, 'cell')} are newer than any held-out cell "
+        f"called alike. With so few held out, {least / false_discovery_rate:.1%} of {n_cells:,} "
+        "cells would have to be so for a flag: look at novelty_score, or map a part of the query."
+    ]
 
 
 def rank_among(
@@ -141,11 +166,11 @@ def rank_among(
     codes, known = called_known.numpy(), of_known.numpy()
     common = np.flatnonzero(np.bincount(codes) >= ENOUGH_CELLS)
     bins, bins_of_known = (np.where(np.isin(c, common), c, POOLED) for c in (called, codes))
-    if not (bins_of_known == POOLED).any():  # nobody to pool: compare with everybody
-        bins, bins_of_known = np.full_like(bins, POOLED), np.full_like(bins_of_known, POOLED)
+    few = (bins_of_known == POOLED).sum() < ENOUGH_CELLS  # too few to pool: take everybody
     pvalue = np.ones(len(score))
     for chosen in np.unique(bins):
-        here, known_here = bins == chosen, np.sort(known[bins_of_known == chosen])
+        alike = (bins_of_known == chosen) | (few and chosen == POOLED)
+        here, known_here = bins == chosen, np.sort(known[alike])
         as_new = len(known_here) - np.searchsorted(known_here, score.numpy()[here])
         pvalue[here] = (1 + as_new) / (1 + len(known_here))
     return pvalue

@@ -17,6 +17,7 @@ from invatlas.atlas import Atlas
 from invatlas.errors import SettingsError
 from invatlas.tasks.annotate import allowed_by, joint_names, log_probabilities
 from invatlas.tasks.embed import MINIMUM_OVERLAP, encode_counts
+from invatlas.training.calibration import FEWEST_CELLS
 from invatlas.training.posterior import call_cells
 
 
@@ -52,14 +53,16 @@ def prediction_sets(
     """
     if not 0 < coverage < 1:
         raise SettingsError(f"coverage is {coverage!r}; it takes a share between 0 and 1.")
-    if atlas.calibration is None:
+    known = atlas.calibration
+    scores = known.call_scores[known.call_scores.isfinite()].numpy() if known else np.zeros(0)
+    if len(scores) < FEWEST_CELLS:
         raise SettingsError(
-            "The atlas has no calibration: fewer than 20 labelled cells were held out."
+            f"{len(scores)} held-out cells have all their labels; sets need {FEWEST_CELLS}."
         )
     q, _ = encode_counts(atlas, adata, ["invariant"], layer, minimum_overlap, gene_column)
     calls = call_cells(q["invariant"], atlas.model.prior_invariant)
     p = log_probabilities(atlas, calls, allowed_by(atlas, {}), "reference").exp().numpy()
-    conformal = ConformalClassifier().fit(alphas=atlas.calibration.call_scores.numpy())
+    conformal = ConformalClassifier().fit(alphas=scores)
     inside = conformal.predict_set(1 - p, confidence=coverage, smoothing=False)
     return pd.DataFrame(
         np.asarray(inside, dtype=bool),

@@ -12,7 +12,7 @@ import pandas as pd
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import MISSING, Covariate
 from invatlas.data.findings import Finding, tell_finding
-from invatlas.tasks.annotate import Calling
+from invatlas.tasks.annotate import NOT_CALIBRATED, Calling
 from invatlas.tasks.map import Mapped
 
 POOR_CALIBRATION = 0.1  # expected calibration error
@@ -101,7 +101,7 @@ def describe_calibration(atlas: Atlas) -> str:
     """Say on whom the probabilities of calls were calibrated, and how well that went."""
     known = atlas.calibration
     if known is None:
-        return "Not calibrated: fewer than 20 labelled cells were held out."
+        return NOT_CALIBRATED
     whom = "drawn at random"
     if known.whole_donors:
         whom = f"of values of {_spared_column(atlas)} that training never met"
@@ -110,14 +110,17 @@ def describe_calibration(atlas: Atlas) -> str:
     parts = [f"{value:.2f} ({name})" for name, value in zip(names, own, strict=True)]
     if len(names) > 1:
         parts.append(f"{together:.2f} (together)")
-    poor = known.expected_calibration_error > POOR_CALIBRATION
+    error, brier = known.expected_calibration_error, known.brier
+    poor = error is not None and error > POOR_CALIBRATION
+    judged = "too few of them have all labels to say how well that went."
+    if error is not None and brier is not None:
+        judged = f"expected calibration error {error:.3f}, Brier score {brier:.3f}."
     doubt = " Calls of new donors are poorly calibrated: trust their order, not their size."
     moved = atlas.record["aligned"]
     since = f" The atlas was aligned to {moved['cells']:,} cells since." if moved else ""
     return (
         f"Calls were calibrated on {len(known.called):,} held-out cells {whom}: exponents "
-        f"{', '.join(parts)}; expected calibration error {known.expected_calibration_error:.3f}, "
-        f"Brier score {known.brier:.3f}.{doubt if poor else ''}{since}"
+        f"{', '.join(parts)}; {judged}{doubt if poor else ''}{since}"
     )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from invatlas.data.minibatch import Cells, prefetched, shuffled
 from invatlas.model.invae import Model
 from invatlas.model.objective import divergence
+from invatlas.processor import repeatable
 
 STEPS = 300
 MINIBATCH = 256
@@ -71,6 +72,7 @@ def grow(old: Model, new: Model, growth: Growth) -> None:
                 value.copy_(before[name])
 
 
+@repeatable()
 def adapt_rows(
     model: Model, cells: Cells, growth: Growth, divergence_weight: float, seed: int
 ) -> tuple[float, float]:

@@ -1,11 +1,13 @@
 """What held-out cells say of how far calls can be trusted.
 
-    a           minimises  - mean log p_a(d | x)  over held-out cells     (see model/calls.py)
+    a           minimises  - mean log sum_{d in A} p_a(d | x)             (see model/calls.py)
     s(x, d)     1 - p_a(d | x), how badly combination d fits a cell        (Sadinle et al.
                 2019, JASA 114)
     n(x)        how new a cell is                                     (see novelty.py)
 
-The scores s of the true combination and n of held-out cells are kept. A later cell is judged
+The means are over held-out cells of which something is known, A what they may be then: one
+combination, or several where a label is missing or coarse. The scores s of the true combination,
+where it is known, and n of all held-out cells are kept. A later cell is judged
 by its rank among them (Vovk et al. 2005, Algorithmic Learning in a Random World).
 
 Calls of a new donor are to be trusted, so the cells must be of donors nobody trained on. Where
@@ -20,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -46,11 +48,12 @@ class Calibration:
     exponents
         a_0, then a_c of each biological covariate c, shape (part,).
     expected_calibration_error, brier
-        Of the joint calls of these cells, each judged by exponents the other half gave.
+        Of the joint calls of these cells, each judged by exponents the other half gave; None where
+        too few have all labels.
     whole_donors
         Whether the cells are of donors that training never met.
     call_scores
-        s of the true combination, shape (cell,).
+        s of the true combination, shape (cell,); NaN where a label is missing or coarse.
     novelty_scores, pooled_scores
         n of each cell alone, and pooled over its neighbours, shape (cell,).
     called
@@ -65,8 +68,8 @@ class Calibration:
     """
 
     exponents: Float[Tensor, " part"]
-    expected_calibration_error: float
-    brier: float
+    expected_calibration_error: float | None
+    brier: float | None
     whole_donors: bool
     call_scores: Float[Tensor, " cell"]
     novelty_scores: Float[Tensor, " cell"]
@@ -85,9 +88,9 @@ class Calibration:
 def calibrate(
     model: Model, cells: Cells, split: Split, generator: np.random.Generator
 ) -> Calibration | None:
-    """Measure calls and distances on the held-out cells whose biology is known.
+    """Measure calls on the held-out cells whose biology is known, and distances on all of them.
 
-    Returns None where there are fewer than 20 of them.
+    Returns None where something is known of fewer than 20.
     """
     chosen = np.sort(generator.permutation(split.train)[:LANDMARKS])
     landmarks = encode_cells(model, cells.source, "invariant", chosen).mean
@@ -140,29 +143,26 @@ def _measure(
     """Measure held-out cells; ``donors`` is the technical column whose values they are all of."""
     prior = model.prior_invariant
     combinations, place = prior.joint()
-    rows = rows[(cells.biological[rows][:, prior.categorical] >= 0).all(1)]
     allowed = prior.allowed(torch.from_numpy(cells.biological[rows]))
     among = torch.zeros(len(rows), len(combinations)).index_add_(1, place, allowed.float()) > 0
-    told = among.sum(1) == 1  # a combination the prior does not speak of is no truth
-    rows, truth = rows[told.numpy()], among[told].long().argmax(1)
-    if len(rows) < FEWEST_CELLS:
+    something = ~among.all(1)  # a combination the prior does not speak of tells nothing
+    if something.sum() < FEWEST_CELLS:
         return None
     q = encode_cells(model, cells.source, "invariant", rows)
     calls = call_cells(q, prior)
     log_p = calls.log_p
-    exponents = fit_exponents(log_p, combinations, truth)
-    p = sharpen(log_p, combinations, exponents).exp()
-    crossed = _cross_fitted(log_p, combinations, truth)
+    exponents = fit_exponents(log_p[something], combinations, among[something])
+    score, error, brier = _judge(log_p, combinations, among, exponents)
     parts = _novelty_parts(q.mean, calls, landmarks)
     if standard is None:
         standard = torch.stack([parts.mean(0), parts.std(0).clamp_min(1e-6)])
     scores = standardised_sum(parts, standard)
     return Calibration(
         exponents,
-        expected_calibration_error(crossed, truth),
-        brier_score(crossed, truth),
+        error,
+        brier,
         donors is not None,
-        1 - p.gather(1, truth[:, None])[:, 0],
+        score,
         scores,
         pooled(scores, q.mean),
         log_p.argmax(1),
@@ -170,6 +170,22 @@ def _measure(
         standard,
         0.0 if donors is None else find_usual_shift(model, cells, rows, donors),
     )
+
+
+def _judge(
+    log_p: Float[Tensor, "cell combination"],
+    combinations: Int[Tensor, "combination covariate"],
+    among: Bool[Tensor, "cell combination"],
+    exponents: Float[Tensor, " part"],
+) -> tuple[Float[Tensor, " cell"], float | None, float | None]:
+    """Score s of each cell, calibration error and Brier score, of the cells with all labels."""
+    told, truth = among.sum(1) == 1, among.long().argmax(1)
+    p = sharpen(log_p, combinations, exponents).exp()
+    score = (1 - p.gather(1, truth[:, None])[:, 0]).where(told, torch.nan)
+    if told.sum() < FEWEST_CELLS:
+        return score, None, None
+    crossed, truth = _cross_fitted(log_p[told], combinations, among[told]), truth[told]
+    return score, expected_calibration_error(crossed, truth), brier_score(crossed, truth)
 
 
 def find_usual_shift(model: Model, cells: Cells, rows: np.ndarray, column: int) -> float:
@@ -188,20 +204,21 @@ def _novelty_parts(z: Tensor, calls: Calls, landmarks: Tensor) -> Tensor:
 def fit_exponents(
     log_p: Float[Tensor, "cell combination"],
     combinations: Int[Tensor, "combination covariate"],
-    truth: Int[Tensor, " cell"],
+    among: Bool[Tensor, "cell combination"],
 ) -> Float[Tensor, " part"]:
-    """Exponents that make the true combinations of some cells likeliest, a convex problem."""
+    """Exponents that make what is known of some cells likeliest.
+
+    ``among`` says which combinations a cell may have; with one for each the problem is convex.
+    """
     parts = call_parts(log_p, combinations)
-    position = truth.expand(len(parts), 1, -1).transpose(1, 2)
-    of_truth = parts.gather(2, position)[:, :, 0].mean(1)
 
     def loss(exponents: np.ndarray) -> tuple[float, np.ndarray]:
-        """Mean of -log p_a of the truth, and its gradient."""
-        a = torch.from_numpy(exponents)
-        logits = torch.einsum("pnd,p->nd", parts, a)
-        mean_parts = torch.einsum("pnd,nd->p", parts, torch.softmax(logits, 1)) / len(truth)
-        value = torch.logsumexp(logits, 1).mean() - a @ of_truth
-        return float(value), (mean_parts - of_truth).numpy()
+        """Mean of -log sum_{d in A} p_a(d | x), and its gradient."""
+        logits = torch.einsum("pnd,p->nd", parts, torch.from_numpy(exponents))
+        known = logits.masked_fill(~among, -torch.inf)
+        value = (torch.logsumexp(logits, 1) - torch.logsumexp(known, 1)).mean()
+        surplus = torch.softmax(logits, 1) - torch.softmax(known, 1)
+        return float(value), (torch.einsum("pnd,nd->p", parts, surplus) / len(among)).numpy()
 
     bounds = [EXPONENTS] * len(parts)
     found = minimize(loss, np.ones(len(parts)), jac=True, method="L-BFGS-B", bounds=bounds)
@@ -225,10 +242,10 @@ def brier_score(p: Float[Tensor, "cell combination"], truth: Int[Tensor, " cell"
     return float((p.square().sum(1) - 2 * of_truth + 1).mean())
 
 
-def _cross_fitted(log_p: Tensor, combinations: Tensor, truth: Tensor) -> Tensor:
+def _cross_fitted(log_p: Tensor, combinations: Tensor, among: Tensor) -> Tensor:
     """Posteriors of each half of the cells, by the exponents of the other half."""
     p = torch.empty_like(log_p)
     for half in (0, 1):
-        found = fit_exponents(log_p[1 - half :: 2], combinations, truth[1 - half :: 2])
+        found = fit_exponents(log_p[1 - half :: 2], combinations, among[1 - half :: 2])
         p[half::2] = sharpen(log_p[half::2], combinations, found).exp()
     return p

@@ -63,7 +63,11 @@ class Job:
         with watch(plan.epochs, self.progress, title) as on_epoch:
             training = train(model, self.cells, split, plan, self.settings, on_epoch, self.describe)
         model.encode.forget_laboratories()
-        measure_cells(model, self.cells, split.train)
+        try:
+            measure_cells(model, self.cells, split.train)
+        except KeyboardInterrupt:  # no atlas is without it, and it takes less than an epoch
+            measure_cells(model, self.cells, split.train)
+            training = replace(training, stopped="interrupted")
         return model, training
 
     def _find_strata(self, prior: Prior, rows: np.ndarray) -> Cells:

@@ -23,7 +23,7 @@ from invatlas.data.minibatch import Cells, Minibatch, count_minibatches, prefetc
 from invatlas.errors import TrainingError
 from invatlas.model.invae import Model
 from invatlas.model.objective import nobody_yet, objective_terms, weigh
-from invatlas.processor import quick_products
+from invatlas.processor import quick_products, repeatable
 from invatlas.settings import Settings
 from invatlas.training.split import Split
 
@@ -101,7 +101,7 @@ def train(
     best, best_epoch, best_weights, stopped = math.inf, 0, _copy_weights(model), "complete"
     try:
         for epoch in range(1, plan.epochs + 1):
-            with quick_products():
+            with quick_products(), repeatable():
                 row = descent.run_epoch(epoch)
             history.append(row)
             value = row.get("held_out_objective", -math.inf)
