@@ -23,10 +23,10 @@ import invatlas as ia
 from invatlas.evaluate.probes import Linear
 
 WEIGHTS = {
-    "energy": (0.0, 100.0, 300.0, 600.0, 1000.0),
-    "mmd": (500.0, 1000.0, 2000.0, 4000.0),
-    "hsic": (1000.0, 3000.0, 10000.0),
-    "adversary": (10.0, 30.0, 100.0),
+    "energy": (0.0, 50.0, 100.0, 200.0, 400.0, 800.0),
+    "mmd": (1000.0, 2000.0, 4000.0),
+    "hsic": (3000.0, 10000.0),
+    "adversary": (30.0, 100.0),
     "total_correlation": (1.0, 10.0),
 }
 BIOLOGY = ["cell_type", "disease"]
