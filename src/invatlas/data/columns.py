@@ -9,11 +9,14 @@ import pandas as pd
 
 from invatlas.errors import CovariateError
 
-# "none" is none of them: it is how many a study writes a disease that nobody has
 MISSING_SPELLINGS = frozenset({"", "nan", "na", "n/a", "<na>", "null", "unknown"})
+# of a number, or of what was intervened on; of a disease "none" is a value
+NOTHING_SPELLINGS = MISSING_SPELLINGS | {"none"}
 
 
-def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
+def text_values(
+    obs: pd.DataFrame, name: str, missing: frozenset[str] = MISSING_SPELLINGS
+) -> pd.Series:
     """Values of a column as text, missing where the column says so in any common spelling."""
     if name not in obs.columns:
         close = difflib.get_close_matches(name, map(str, obs.columns), n=1)
@@ -24,13 +27,13 @@ def text_values(obs: pd.DataFrame, name: str) -> pd.Series:
         times = "twice" if obs[name].shape[1] == 2 else f"{obs[name].shape[1]} times"
         raise CovariateError(f"obs has the column {name!r} {times}; a column is named once.")
     text = _spell(obs[name])
-    return text.where(~_says_missing(text))
+    return text.where(~_says(text, missing))
 
 
 def missing_spellings(obs: pd.DataFrame, name: str) -> pd.Series:
     """Texts of a column that are taken as missing, and how many cells have each."""
     text = _spell(obs[name])
-    return text[_says_missing(text)].value_counts()
+    return text[_says(text, MISSING_SPELLINGS)].value_counts()
 
 
 def holds_fractions(column: pd.Series) -> bool:
@@ -42,8 +45,8 @@ def _spell(column: pd.Series) -> pd.Series:
     return column.astype(object).where(column.notna(), None).map(_as_text, na_action="ignore")
 
 
-def _says_missing(text: pd.Series) -> pd.Series:
-    return text.str.strip().str.lower().isin(MISSING_SPELLINGS)
+def _says(text: pd.Series, spellings: frozenset[str]) -> pd.Series:
+    return text.str.strip().str.lower().isin(spellings)
 
 
 def _as_text(value: object) -> str:

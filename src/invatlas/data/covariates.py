@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from invatlas.data.columns import text_values
+from invatlas.data.columns import NOTHING_SPELLINGS, text_values
 from invatlas.data.hierarchy import Hierarchy, read_hierarchy, resolve
 from invatlas.data.knots import check_numbers, choose_knots, locate, name_knots, read_numbers
 from invatlas.errors import CovariateError
@@ -87,7 +87,9 @@ class Covariate:
         if kind == "continuous":
             if hierarchy:
                 raise CovariateError(f"{name!r} is continuous; it has no hierarchy of values.")
-            knots = choose_knots(check_numbers(text_values(obs, name), name), name)
+            knots = choose_knots(
+                check_numbers(text_values(obs, name, NOTHING_SPELLINGS), name), name
+            )
             return cls(name, kind, name_knots(knots), knots=knots)
         every = text_values(obs, name).dropna()
         values = every[~every.isin(list(hierarchy or {}))]
@@ -139,7 +141,7 @@ class Covariate:
 
     def numbers(self, obs: pd.DataFrame) -> np.ndarray:
         """Numbers of a continuous column, shape (cell,); NaN where missing."""
-        return read_numbers(text_values(obs, self.name))
+        return read_numbers(text_values(obs, self.name, NOTHING_SPELLINGS))
 
     def positions(self, obs: pd.DataFrame) -> np.ndarray:
         """Where the numbers of a continuous column lie among the knots; NaN where missing."""

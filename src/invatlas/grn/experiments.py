@@ -17,7 +17,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from invatlas.data.columns import text_values
+from invatlas.data.columns import NOTHING_SPELLINGS, text_values
 from invatlas.data.counts import check_cells
 from invatlas.errors import CovariateError, DataError, GeneError, SettingsError
 from invatlas.grn.interventions import Intervention, read_experiment_kinds, read_interventions
@@ -271,7 +271,8 @@ def _read_column(obs: pd.DataFrame, column: str | None, genes: Sequence[str] = (
     """
     if column is None:
         return pd.Series("", index=obs.index, dtype=object)
-    text, spelled = text_values(obs, column), obs[column].map(str).str.strip()
+    text = text_values(obs, column, NOTHING_SPELLINGS)
+    spelled = obs[column].map(str).str.strip()
     named = obs[column].notna() & spelled.isin(genes)
     return text.where(~named, spelled).fillna("")
 

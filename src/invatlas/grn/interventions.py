@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from invatlas.data.columns import text_values
+from invatlas.data.columns import NOTHING_SPELLINGS, text_values
 from invatlas.errors import CovariateError, GeneError
 from invatlas.grn.names import find_genes
 
@@ -49,7 +49,7 @@ def read_experiment_kinds(obs: pd.DataFrame, experiment: str | None) -> pd.Serie
     """
     if experiment is None:
         return pd.Series(None, index=obs.index, dtype=object)
-    kinds = text_values(obs, experiment).str.strip().str.lower()
+    kinds = text_values(obs, experiment, NOTHING_SPELLINGS).str.strip().str.lower()
     odd = kinds[kinds.notna() & ~kinds.isin([*NAMED, *UNNAMED])]
     if len(odd):
         raise CovariateError(

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from invatlas.data.columns import text_values
+from invatlas.data.columns import NOTHING_SPELLINGS, text_values
 from invatlas.errors import CovariateError
 from invatlas.grn.interventions import Intervention
 
@@ -81,7 +81,7 @@ def read_times(obs: pd.DataFrame, column: str) -> FloatArray:
     CovariateError
         If the column is absent, holds something that is no number, or does not vary.
     """
-    text = text_values(obs, column)
+    text = text_values(obs, column, NOTHING_SPELLINGS)
     times = np.array(pd.to_numeric(text, errors="coerce"), dtype=np.float64)
     odd = text.notna().to_numpy() & ~np.isfinite(times)
     if odd.any():

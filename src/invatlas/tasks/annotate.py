@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 
 from invatlas.atlas import Atlas
-from invatlas.data.columns import text_values
+from invatlas.data.columns import NOTHING_SPELLINGS, text_values
 from invatlas.data.covariates import JOINT, Covariate
 from invatlas.data.genes import GeneOverlap
 from invatlas.data.knots import read_numbers
@@ -254,7 +254,7 @@ def _strange_numbers(covariate: Covariate, obs: pd.DataFrame, biological: bool) 
     """Say what a column holds that does not lie on the atlas's scale."""
     messages = []
     low, high = covariate.knots[0], covariate.knots[-1]
-    values = text_values(obs, covariate.name)
+    values = text_values(obs, covariate.name, NOTHING_SPELLINGS)
     numbers = read_numbers(values)
     where = f"obs column {covariate.name!r} of the query holds"
     if beyond := int(((numbers < low) | (numbers > high)).sum()):
