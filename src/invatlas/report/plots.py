@@ -199,7 +199,7 @@ def line_chart(
         place = f'x="{plane.right:g}" y="{plane.top + 12:g}"'
         late = any((line[_start_of(line) :] > high).any() for line in values.values())
         what = "some epochs" if late else "first epochs"
-        parts.append(f'<text class="tick end" {place}>{what} lie above the axis</text>')
+        parts.append(f'<text class="tick end halo" {place}>{what} lie above the axis</text>')
     return draw_svg(width, height, label, parts)
 
 
