@@ -12,7 +12,8 @@ from invatlas.data.genes import GeneOverlap
 from invatlas.errors import SettingsError
 from invatlas.record import describe_namesakes
 from invatlas.tasks.align import describe_strangeness, encode_aligned
-from invatlas.tasks.annotate import Calling, describe, describe_doubts, unknown_values
+from invatlas.tasks.annotate import Calling, describe
+from invatlas.tasks.doubts import describe_doubts, unknown_values
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts
 from invatlas.tasks.layout import lay_out
 from invatlas.tasks.novel_states import NovelStates, novel_states
@@ -117,7 +118,7 @@ def map_cells(
     if calling is not None:
         calls = describe(atlas, posteriors["invariant"], calling, overlap)
         calls = calls.set_axis(cells.obs_names)
-        notes = [*told, *describe_doubts(atlas, adata.obs, calling, overlap)]
+        notes = [*told, *describe_doubts(atlas, adata.obs, calling.label_prior, overlap)]
         notes += describe_limit(calls, calling.false_discovery_rate)
         z = cells.obsm["X_invariant"]
         states = novel_states(adata, calls, z, layer=layer, gene_column=gene_column)

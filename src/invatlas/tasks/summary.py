@@ -12,7 +12,8 @@ import pandas as pd
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import MISSING, Covariate
 from invatlas.data.findings import Finding, tell_finding
-from invatlas.tasks.annotate import NOT_CALIBRATED, Calling
+from invatlas.tasks.annotate import Calling
+from invatlas.tasks.doubts import NOT_CALIBRATED
 from invatlas.tasks.map import Mapped
 
 POOR_CALIBRATION = 0.1  # expected calibration error
