@@ -73,6 +73,11 @@ def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
             "No technical column was named, so nothing says what the laboratory did: X_spurious "
             "learns little, and X_invariant may hold differences of donors and batches."
         )
+    if len(schema.called) > 1 and not _have_all(schema, cells).any():
+        found.append(
+            f"No cell has a value of each of {', '.join(c.name for c in schema.called)}: what they "
+            "say together is known from the frequencies of each alone."
+        )
     for covariate in schema.covariates:
         for text, cells_so in missing_spellings(adata.obs, covariate.name).items():
             found.append(
@@ -94,3 +99,9 @@ def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
                 f"({', '.join(few[:5])}); what is said of them is weakly founded."
             )
     return found
+
+
+def _have_all(schema: Schema, cells: Cells) -> np.ndarray:
+    """Which cells have a category of every biological covariate that has any."""
+    codes = [cells.biological[:, c] for c, one in enumerate(schema.biological) if not one.knots]
+    return np.asarray((np.stack(codes) >= 0).all(0))

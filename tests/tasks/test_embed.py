@@ -188,6 +188,27 @@ def test_cells_without_counts_are_named_and_not_called(atlas: ia.Atlas, study: A
     assert parts.overlap.empty == (4, 9, 40)
 
 
+@pytest.mark.parametrize("prior", ["reference", "query"])
+@pytest.mark.parametrize("align", [False, True])
+def test_cells_without_counts_change_nothing_for_the_others(
+    atlas: ia.Atlas, study: AnnData, prior: str, align: bool
+) -> None:
+    with_empty = ad.concat([study, study[:400]], index_unique="-")
+    with_empty.X = sp.vstack([study.X, sp.csr_matrix((400, study.n_vars), dtype=np.float32)])
+    with_empty.obs["part"] = ["real"] * study.n_obs + ["empty"] * 400
+    calling = ia.Calling(label_prior=prior)
+    alone = ia.map_cells(atlas, study, calling=calling, align=align).cells
+    both = ia.map_cells(atlas, with_empty, calling=calling, align=align).cells[: study.n_obs]
+    np.testing.assert_allclose(
+        both.obsm["X_invariant"], alone.obsm["X_invariant"], rtol=1e-4, atol=1e-4
+    )
+    names = ["predicted_joint_probability", "novelty_score", "novelty_pvalue"]
+    np.testing.assert_allclose(both.obs[names], alone.obs[names], rtol=1e-3, atol=1e-3)
+    assert (both.obs["novelty_flag"].to_numpy() == alone.obs["novelty_flag"].to_numpy()).all()
+    parts = ia.map_cells(atlas, with_empty, calling=calling, align_by="part")
+    assert parts.overlap.empty == tuple(range(study.n_obs, study.n_obs + 400))
+
+
 def test_missing_genes_raise_the_library_size_by_their_share(
     atlas: ia.Atlas, study: AnnData, expected: dict[str, np.ndarray]
 ) -> None:

@@ -237,6 +237,9 @@ def test_labels_of_one_covariate_each_calibrate_calls_and_novelty(
         study.obs[column] = study.obs[column].astype(object).where(~lost)
     atlas = fit(study, epochs=2)
     assert atlas.calibration is not None and atlas.calibration.expected_calibration_error is None
+    assert any(
+        text.startswith("No cell has a value of each of") for text in atlas.record["warnings"]
+    )
     calls = ia.annotate(atlas, study)
     assert calls["novelty_pvalue"].notna().all()
     assert "too few of them have all labels" in describe_calibration(atlas)

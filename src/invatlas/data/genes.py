@@ -174,6 +174,10 @@ class GeneOverlap:
     n_case: int = 0
     empty: tuple[int, ...] = ()
 
+    def find_counted(self, n_cells: int) -> np.ndarray:
+        """Positions of the cells of a query that have counts."""
+        return np.setdiff1d(np.arange(n_cells), self.empty)
+
     @property
     def n_exact(self) -> int:
         """How many met by the very same name."""

@@ -20,7 +20,14 @@ from invatlas.data.counts import check_cells
 from invatlas.data.genes import GeneOverlap
 from invatlas.errors import DataError
 from invatlas.model.priors import DiagonalGaussian
-from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, encode_counts, match_counts
+from invatlas.tasks.embed import (
+    LATENTS,
+    MINIMUM_OVERLAP,
+    encode_counts,
+    encode_some,
+    match_counts,
+    refuse_empty,
+)
 from invatlas.training.alignment import FEWEST_ALIGNED, apply_shift, find_shift
 from invatlas.training.posterior import join
 
@@ -106,11 +113,12 @@ def _find_shift(
     minimum_overlap: float,
     gene_column: str | None,
 ) -> tuple[torch.Tensor, float, GeneOverlap]:
-    """How some cells differ from the reference, as up to 4,096 of them say."""
+    """How some cells differ from the reference, as up to 4,096 of them say that have counts."""
     drawn = np.random.default_rng(atlas.settings.seed).permutation(rows)[:MOST_CELLS]
     chosen = adata[np.sort(drawn)]
     source, overlap = match_counts(atlas, chosen, layer, minimum_overlap, gene_column)
-    return *find_shift(atlas.model, source), overlap
+    counted = np.flatnonzero(source.matrix.getnnz(axis=1))
+    return *find_shift(atlas.model, source, counted), overlap
 
 
 def describe_strangeness(
@@ -162,11 +170,11 @@ def encode_aligned(
     found, moved = [], []
     for name, rows in groups.items():
         aligned = _align(atlas, adata, rows, *matching)
-        found.append(encode_counts(aligned, adata[rows], LATENTS, *matching))
+        found.append(encode_some(aligned, adata[rows], LATENTS, *matching))
         moved.append((name, aligned.record["aligned"]["shift"]))
     told = _describe_moves(moved)
     if len(rest):
-        found.append(encode_counts(atlas, adata[rest], LATENTS, *matching))
+        found.append(encode_some(atlas, adata[rest], LATENTS, *matching))
         told += f" {len(rest)} cells without a {by} that {FEWEST_ALIGNED} have are as they were."
     order = torch.from_numpy(np.argsort(np.concatenate([*groups.values(), rest])))
     joined = {which: join([q[which] for q, _ in found]) for which in LATENTS}
@@ -175,6 +183,7 @@ def encode_aligned(
     }
     parts = zip([*groups.values(), rest], found, strict=False)
     empty = [int(rows[k]) for rows, (_, overlap) in parts for k in overlap.empty]
+    refuse_empty(len(empty), adata.n_obs)
     return posteriors, replace(found[0][1], empty=tuple(sorted(empty))), told
 
 

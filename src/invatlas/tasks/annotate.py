@@ -125,14 +125,15 @@ def annotate(
 
 @torch.inference_mode()
 def log_probabilities(
-    atlas: Atlas, calls: Calls, allowed: torch.Tensor, label_prior: str
+    atlas: Atlas, calls: Calls, allowed: torch.Tensor, label_prior: str, overlap: GeneOverlap
 ) -> torch.Tensor:
     """Calibrated log-posterior (cell, joint) under the wanted label frequencies."""
     prior, known = atlas.model.prior_invariant, atlas.calibration
     combinations, place = prior.joint()
     log_share = collapse(prior.weights.log()[None], place)[0]
     if label_prior == "query":
-        log_weight = estimate_frequencies(calls.log_p, log_share, allowed)
+        counted = calls.log_p[overlap.find_counted(len(calls.log_p))]
+        log_weight = estimate_frequencies(counted, log_share, allowed)
     elif label_prior == "uniform":
         log_weight = torch.zeros_like(log_share)
     else:
@@ -152,7 +153,7 @@ def describe(
     allowed = allowed_by(atlas, calling.given)
     prior = atlas.model.prior_invariant
     calls = call_cells(q, prior)
-    p = log_probabilities(atlas, calls, allowed, calling.label_prior).exp()
+    p = log_probabilities(atlas, calls, allowed, calling.label_prior, overlap).exp()
     combinations, _ = prior.joint()
     table: dict[str, object] = {}
     for covariate, codes in zip(atlas.schema.called, combinations.T, strict=True):

@@ -75,6 +75,26 @@ def encode_counts(
     minimum_overlap: float,
     gene_column: str | None = None,
 ) -> tuple[dict[str, DiagonalGaussian], GeneOverlap]:
+    """Posteriors of a query, of which some cells must have counts; see :func:`encode_some`."""
+    found = encode_some(atlas, adata, which, layer, minimum_overlap, gene_column)
+    refuse_empty(len(found[1].empty), adata.n_obs)
+    return found
+
+
+def refuse_empty(n_empty: int, n_cells: int) -> None:
+    """Refuse a query without a count."""
+    if n_empty == n_cells:
+        raise CountsError(f"No gene of the atlas is counted in any of {n_cells} cells.")
+
+
+def encode_some(
+    atlas: Atlas,
+    adata: AnnData,
+    which: Sequence[str],
+    layer: str | None,
+    minimum_overlap: float,
+    gene_column: str | None = None,
+) -> tuple[dict[str, DiagonalGaussian], GeneOverlap]:
     """Posteriors of sets of latents from counts that are read piece by piece and never held whole.
 
     Genes and library sizes meet as in :func:`match_counts`; the account of genes names the cells
@@ -90,8 +110,6 @@ def encode_counts(
 
     posteriors = encode_pieces(atlas.model, read(), which)
     empty = np.flatnonzero(~np.concatenate(counted)).tolist()
-    if len(empty) == adata.n_obs:
-        raise CountsError(f"No gene of the atlas is counted in any of {adata.n_obs} cells.")
     return posteriors, replace(overlap, empty=tuple(empty))
 
 

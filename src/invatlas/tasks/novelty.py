@@ -122,12 +122,18 @@ def judge(
     overlap: GeneOverlap,
 ) -> pd.DataFrame:
     """Novelty of cells that were encoded and called."""
-    known = atlas.calibration
+    known, n_cells = atlas.calibration, len(z)
+    judged = pd.DataFrame(
+        {
+            "novelty_score": np.full(n_cells, np.nan),
+            "novelty_pvalue": np.full(n_cells, np.nan),
+            "novelty_flag": False,
+        }
+    )
     if known is None or overlap.missing_share > MOST_MISSING:
-        nothing = np.full(len(z), np.nan)
-        return pd.DataFrame(
-            {"novelty_score": nothing, "novelty_pvalue": nothing, "novelty_flag": False}
-        )
+        return judged
+    counted = overlap.find_counted(n_cells)
+    z, calls = z[counted], Calls(calls.log_p[counted], calls.entropy[counted])
     called = calls.log_p.argmax(1).numpy()
     alone = known.novelty(z, calls)
     own = rank_among(known.novelty_scores, known.called, alone, called)
@@ -136,12 +142,10 @@ def judge(
     else:
         score = pooled(alone, z)
         pvalue = rank_among(known.pooled_scores, known.called, score, called)
-    pvalue[list(overlap.empty)] = 1.0
     flag = (false_discovery_control(pvalue) <= false_discovery_rate) & (own <= OWN_PVALUE)
-    judged = pd.DataFrame(
-        {"novelty_score": score.numpy(), "novelty_pvalue": pvalue, "novelty_flag": flag}
-    )
-    judged.iloc[list(overlap.empty), :2] = np.nan
+    judged.loc[counted, "novelty_score"] = score.numpy()
+    judged.loc[counted, "novelty_pvalue"] = pvalue
+    judged.loc[counted, "novelty_flag"] = flag
     return judged
 
 

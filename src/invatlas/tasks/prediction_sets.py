@@ -59,9 +59,10 @@ def prediction_sets(
         raise SettingsError(
             f"{len(scores)} held-out cells have all their labels; sets need {FEWEST_CELLS}."
         )
-    q, _ = encode_counts(atlas, adata, ["invariant"], layer, minimum_overlap, gene_column)
+    q, overlap = encode_counts(atlas, adata, ["invariant"], layer, minimum_overlap, gene_column)
     calls = call_cells(q["invariant"], atlas.model.prior_invariant)
-    p = log_probabilities(atlas, calls, allowed_by(atlas, {}), "reference").exp().numpy()
+    allowed = allowed_by(atlas, {})
+    p = log_probabilities(atlas, calls, allowed, "reference", overlap).exp().numpy()
     conformal = ConformalClassifier().fit(alphas=scores)
     inside = conformal.predict_set(1 - p, confidence=coverage, smoothing=False)
     return pd.DataFrame(
