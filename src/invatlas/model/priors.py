@@ -145,6 +145,16 @@ class CovariateTable:
     cells: Float[Tensor, " value"] | None = None
 
 
+def list_admitted(members: Bool[Tensor, "group category"]) -> Bool[Tensor, "code category"]:
+    """Categories that a code leaves possible, given those that every coarse value stands for.
+
+    Rows are found by code: 0, 1, ... a category, ..., -3, -2 a coarse value, -1 missing.
+    """
+    n = members.shape[1]
+    one, every = torch.eye(n).bool(), torch.ones(1, n).bool()
+    return torch.cat([one, members.flip(0), every])
+
+
 class Prior(nn.Module, ABC):
     """p(z | d) over a table of combinations of covariate values."""
 
@@ -161,9 +171,7 @@ class Prior(nn.Module, ABC):
         self.categorical = [c for c, scale in enumerate(ordered) if not scale]
         groups = table.groups or [torch.zeros(0, n, dtype=torch.bool) for n in table.sizes]
         for c, members in enumerate(groups):
-            # rows are found by code: 0, 1, ... a category, ..., -3, -2 a group, -1 missing
-            one, every = torch.eye(table.sizes[c]).bool(), torch.ones(1, table.sizes[c]).bool()
-            self.register_buffer(f"admits_{c}", torch.cat([one, members.flip(0), every]))
+            self.register_buffer(f"admits_{c}", list_admitted(members))
 
     def allowed(self, codes: Int[Tensor, "cell covariate"]) -> Bool[Tensor, "cell combination"]:
         """Which combinations agree with a cell's values.

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 import torch
 
 from invatlas.data.covariates import MISSING, Covariate
-from invatlas.model.priors import CovariateTable
+from invatlas.model.priors import CovariateTable, list_admitted
 
 MAXIMUM_COMBINATIONS = 4096
 MOST_ROUNDS = 200
@@ -60,10 +60,7 @@ def _weigh(
     p = np.ones(len(combinations))
     for covariate, said, values in zip(covariates, known.T, combinations.T, strict=True):
         size = len(covariate.categories)
-        # rows are found by code: 0, 1, ... a category, ..., -3, -2 a coarse value, -1 missing
-        admits = np.concatenate(
-            [np.eye(size, dtype=bool), covariate.members[::-1], np.ones((1, size), dtype=bool)]
-        )
+        admits = list_admitted(torch.from_numpy(covariate.members)).numpy()
         agrees &= admits[said][:, values]
         p *= (1 + np.bincount(said[said >= 0], times[said >= 0], minlength=size))[values]
     met = agrees.any(1)  # of very many combinations some that nobody measured are left out

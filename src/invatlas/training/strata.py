@@ -24,7 +24,9 @@ def count_bins(
     covariates: Sequence[Covariate], biological: np.ndarray, technical: np.ndarray
 ) -> int:
     """Bins of every scale, from codes of cells; those of technical scales count as missing."""
-    most = max((len(covariate.knots) for covariate in covariates), default=1)
+    most = max((len(covariate.knots) for covariate in covariates), default=0)
+    if not most:
+        return 1
     wanted = KEPT * _count_comparable(merge(covariates, biological, 1), technical)
     for bins in range(most, 1, -1):
         found = _count_comparable(merge(covariates, biological, bins), technical)
