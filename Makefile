@@ -27,7 +27,7 @@ $(VENV)/installed-test: $(VENV)/installed
 
 demo: $(VENV)/installed
 	@echo "== 1 of 3: simulate a study of three diseases whose truth is known"
-	$(BIN)/invatlas simulate $(DEMO)/study.h5ad --cells 6000 --seed 0 --overwrite
+	$(BIN)/invatlas simulate $(DEMO)/study.h5ad --cells 6000 --donors 28 --seed 0 --overwrite
 	@echo "== 2 of 3: fit an atlas"
 	$(BIN)/invatlas fit $(DEMO)/study.h5ad --biological cell_type --biological disease \
 		--technical donor --technical batch --output $(DEMO)/atlas --overwrite
@@ -41,6 +41,7 @@ check: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/python tests/layers.py
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file benchmarks/mypy.ini benchmarks/*.py
 
 test: check
 	@echo "== tests"

@@ -167,10 +167,10 @@ def _ask(atlas, fold: Fold) -> Answer:
     from invatlas.tasks.embed import encode_counts
     from invatlas.training.posterior import call_cells
 
-    q, _ = encode_counts(atlas, fold.query, ["invariant"], None, 0.5)
+    q, overlap = encode_counts(atlas, fold.query, ["invariant"], None, 0.5)
     calls = call_cells(q["invariant"], atlas.model.prior_invariant)
-    p = log_probabilities(atlas, calls, allowed_by(atlas, {}), "reference").exp().numpy()
-    table = pd.DataFrame(p, columns=joint_names(atlas))
+    log_p = log_probabilities(atlas, calls, allowed_by(atlas, {}), "reference", overlap)
+    table = pd.DataFrame(log_p.exp().numpy(), columns=joint_names(atlas))
     sets = ia.prediction_sets(atlas, fold.query) if atlas.calibration else None
     novelty = ia.novelty(atlas, fold.query)
     flag = novelty["novelty_flag"].to_numpy(dtype=bool)
@@ -245,6 +245,20 @@ def call_scvi_knn(fold: Fold, seed: int, factor: float) -> Answer:
     return Answer(p, neighbours.kneighbors(z_query)[0].mean(1))
 
 
+def call_invae(fold: Fold, seed: int, factor: float) -> Answer:
+    """Fit latents to each new cell and classify them, as the published inVAE's README does."""
+    from published_invae import EPOCHS, call_cells
+
+    chosen = _choose(fold)
+    reference, query = (part[:, chosen].copy() for part in (fold.reference, fold.query))
+    for part in (reference, query):
+        part.X = part.X.toarray()
+        part.obs = part.obs.astype(str)
+    study, epochs = fold.study, scale_epochs(EPOCHS, factor)
+    p = call_cells(reference, query, study.biological, study.technical, seed, epochs)
+    return _unsure(p)
+
+
 METHODS: dict[str, Callable[[Fold, int, float], Answer]] = {
     "ours": call_ours,
     "ours_aligned": call_ours_aligned,
@@ -252,6 +266,7 @@ METHODS: dict[str, Callable[[Fold, int, float], Answer]] = {
     "celltypist": call_celltypist,
     "scanvi": call_scanvi,
     "scvi_knn": call_scvi_knn,
+    "invae": call_invae,
 }
 
 
