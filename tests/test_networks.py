@@ -67,7 +67,7 @@ def test_fit_says_what_was_read_and_found_and_equals_the_function(
         "2 series of 8 times. In 2",
         "In 2 of them unknown genes may be perturbed during the first half.",
         "11 steady states; 5 knockout, 5 knockdown, 1 without intervention.",
-        "The 10 likeliest of 20 possible edges:",
+        "The 10 strongest of 20 possible edges, by the size of the weight, whatever its sign:",
         "1 gene may have been moved by interventions not meant for it; ",
         f"Wrote {tmp_path / 'grn'} after",
     ):
@@ -108,7 +108,7 @@ def test_fit_reads_regulators_a_prior_and_cells_in_pseudotime(
         "Genes that may regulate: 2.",
         "Edges believed beforehand: 1.",
         "Warning: Left out of the prior network: 1 of 2 edges with a gene that was not measured",
-        "The 8 likeliest of 8 possible edges:",
+        "The 8 strongest of 8 possible edges, by the size of the weight",
     ):
         assert words in said, words
     found = ia.grn.load(grn)
@@ -133,6 +133,10 @@ def test_edges_writes_the_table_and_leaves_unlikely_ones_out(
     found = pd.read_csv(tmp_path / "all.csv")
     assert list(found) == ["regulator", "target", "sign", "weight", "probability", "stability"]
     np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-6)
+    assert "largest weight first whatever its sign, which is no order of probability" in call(
+        "edges", "--help"
+    )
+    assert (np.diff(found["weight"].abs()) <= 0).all() and (found["weight"] < 0).any()
     middle = float(expected["probability"].median())
     call("edges", fitted, "-o", tmp_path / "few.csv", "--probability", middle)
     few = pd.read_csv(tmp_path / "few.csv")
@@ -235,7 +239,7 @@ def test_one_of_a_thing_is_told_in_the_singular(frozen_expression: AnnData, tmp_
     for words in (
         "1 series of 8 times.",
         " 1 steady state. Genes",
-        "1 likeliest of 1 possible edge:",
+        "1 strongest of 1 possible edge, by the size of the weight",
     ):
         assert words in said, words
     assert "Wrote 1 of 1 possible edge to" in call(

@@ -1,7 +1,7 @@
 """Commands about networks of genes: one subcommand, one public function of ``invatlas.grn``.
 
 invatlas grn fit        fit a network to series, lineages and interventions
-invatlas grn edges      list its edges, the likeliest first
+invatlas grn edges      list its edges, the strongest first
 invatlas grn knockout   say what an intervention on genes does
 """
 
@@ -145,7 +145,11 @@ def edges(
     ] = 0.0,
     overwrite: Overwrite = False,
 ) -> None:
-    """List edges, the likeliest first: sign, weight, probability, stability."""
+    """List edges, the largest weight first whatever its sign, which is no order of probability.
+
+    A weight is a mean over fits, so one fit alone can make it large; the probability then stays
+    small. --probability leaves such edges out.
+    """
     with explained():
         from invatlas.grn.network import list_edges
         from invatlas.grn.storage import load

@@ -215,13 +215,13 @@ def _count_kinds(rows: Sequence[SteadyState | Trajectory]) -> str:
 
 
 def show_network(network: Network) -> None:
-    """Show the likeliest edges, and genes that interventions moved without meaning to."""
+    """Show the strongest edges, and genes that interventions moved without meaning to."""
     from invatlas.grn.network import list_edges
     from invatlas.grn.off_targets import SURE
 
     listed = list_edges(network)
     shown, possible = min(MOST_EDGES, len(listed)), count_noun(len(listed), "possible edge")
-    say(f"The {shown} likeliest of {possible}:")
+    say(f"The {shown} strongest of {possible}, by the size of the weight, whatever its sign:")
     show_table(listed.head(MOST_EDGES))
     if found := len(network.off_targets):
         sure = int((network.off_targets["verdict"] == SURE).sum())

@@ -205,7 +205,10 @@ def fit_experiments(
 
 
 def list_edges(network: Network) -> pd.DataFrame:
-    """Every possible edge, the likeliest first.
+    """Every possible edge, the strongest first: by the size of its weight.
+
+    That is the ranking benchmarks measured, and it is not that of the probability: where few
+    members hold an edge, its weight can be large and its probability small.
 
     Returns
     -------

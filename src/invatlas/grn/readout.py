@@ -8,7 +8,9 @@
     stability  = share of members with P(g_ij > 0) > 1/2 and direct_ij of the sign of the weight
 
 z are the total effects of interventions (evidence.py), with a share of 1; for a regulator nobody
-intervened on the direct effect counts twice. Without interventions z is a sparse linear reading of
+intervened on the direct effect counts twice. Edges are ranked by |weight|, as benchmarks rank
+them. That is not the order of probability: a score that one member alone has can make a weight
+large, and is bounded in the probability. Without interventions z is a sparse linear reading of
 the same data (baselines.py, lasso), with a share of 0.6: two readings that err differently rank
 better than either (Marbach et al. 2012, Nat Methods 9:796). Both are in standard deviations, so
 that 0.1 of one is next to nothing: without a least value the few chance hits of a large network
@@ -91,7 +93,7 @@ def stack_regulators(measured: Measured, unknowns: Unknowns) -> Tensor:
 
 
 def tabulate_edges(edges: Edges, genes: pd.Index, regulators: NDArray[np.bool_]) -> pd.DataFrame:
-    """One row an edge, the likeliest first.
+    """One row an edge, the largest weight first whatever its sign; see the head of the file.
 
     Returns
     -------
