@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,9 @@ import pytest
 from anndata import AnnData
 
 import invatlas as ia
+from invatlas.tasks import donors
+from invatlas.tasks.donors import Donors
+from invatlas.tasks.samples import Samples
 from shell import call
 
 
@@ -36,7 +41,7 @@ def test_donors_and_abundance_write_tables(
     saved: Path, cells: Path, tmp_path: Path, atlas: ia.Atlas, study: AnnData
 ) -> None:
     said = call("donors", saved, cells, "-o", tmp_path / "who.csv", "--drawings", 5)
-    assert "healthy: 3 samples" in said
+    assert "healthy: 3 samples in 1 stratum." in said
     assert said.count("Ask donors that were all kept") == 1
     expected = ia.donors(atlas, study, drawings=5)
     assert pd.read_csv(tmp_path / "who.csv")["sample"].tolist() == list(expected.table["sample"])
@@ -47,6 +52,27 @@ def test_donors_and_abundance_write_tables(
     found = pd.read_csv(told, index_col="cell")["log_density_ratio"]
     wanted = ia.abundance(atlas, study, between=("healthy", "disease_1"))["log_density_ratio"]
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_donors_says_why_distances_are_zero_and_names_its_second_table(
+    saved: Path, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("donors", saved, cells, "-o", tmp_path / "who.csv", "--drawings", 5, "--overwrite")
+    compare = donors.compare_samples
+
+    def compare_alike(samples: Samples, *choices: Any) -> Donors:
+        return compare(replace(samples, z=np.ones_like(samples.z)), *choices)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(donors, "compare_samples", compare_alike)
+        assert "lie no further from it than so few cells lie apart by chance" in call(*asked)
+    z = np.random.default_rng(0).normal(size=(40, 3)) + np.arange(4).repeat(10)[:, None] * 9
+    table = pd.DataFrame({"sample": list("abcd"), "donor": list("abcd"), "condition": "all"})
+    sample = np.arange(4).repeat(10)
+    far = Samples(z, np.arange(40), sample, 0 * sample, table, ["T"])
+    monkeypatch.setattr(donors, "gather_samples", lambda *_: far)
+    assert "by chance" not in call(*asked)
+    assert "NAME_strata.csv" in call("donors", "--help")
 
 
 def test_design_ranks_the_candidates_of_a_file(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from invatlas.wording import LONGEST, Outlined, outline
+from invatlas.wording import LONGEST, Outlined, count_noun, outline
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +28,11 @@ def test_a_result_prints_what_it_holds_not_all_of_it() -> None:
         "  by_type: of B, T",
         "  seed: 7",
     ]
+
+
+def test_one_of_a_thing_is_told_in_the_singular() -> None:
+    assert [count_noun(n, "cell") for n in (1, 2000)] == ["1 cell", "2,000 cells"]
+    assert [count_noun(n, "stratum", "strata") for n in (1, 2)] == ["1 stratum", "2 strata"]
 
 
 def test_a_long_value_is_cut() -> None:

@@ -24,7 +24,8 @@ from invatlas.options import (
     Report,
     Seed,
 )
-from invatlas.terminal import explained, noted, say
+from invatlas.terminal import explained, note, noted, say
+from invatlas.wording import count_noun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +92,12 @@ def donors(
     report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Compare donors in z_I: who stands out, and which strata a condition has."""
+    """Compare donors in z_I: who stands out, and which strata a condition has.
+
+    Two tables: of samples by cell type in the CSV file named, and of the strata beside it, in
+    NAME_strata.csv. A distance of 0 means no further from the others than so few cells lie apart by
+    chance.
+    """
     with explained():
         from invatlas.storage import load
         from invatlas.tasks.donors import donors as compare_donors
@@ -119,7 +125,9 @@ def donors(
                 f"{row['outlyingness_95']:.1f})."
             )
         for name, rows in found.strata.groupby("condition"):
-            say(f"{name}: {len(rows)} samples in {rows['stratum'].nunique()} strata.")
+            strata = count_noun(rows["stratum"].nunique(), "stratum", "strata")
+            say(f"{name}: {count_noun(len(rows), 'sample')} in {strata}.")
+        _say_near(found.table)
         _write(found.table, output)
         _write(found.strata, beside)
         if report:
@@ -224,6 +232,21 @@ def design(
 
 
 COMMANDS = (explain, donors, abundance, design)
+
+
+def _say_near(table: pd.DataFrame) -> None:
+    """Say where distances are mostly 0 that it is no fault: nothing but chance is seen."""
+    from invatlas.tasks.donors import TOGETHER
+
+    known = table[table["distance"].notna() & (table["cell_type"] != TOGETHER)]
+    near = int((known["distance"] == 0).sum())
+    if near and 2 * near >= len(known):
+        note(
+            f"The distance is 0 in {near:,} of {count_noun(len(known), 'row')} of a sample and "
+            "cell type: half of its condition or more lie no further from it than so few cells "
+            "lie apart by chance. outlyingness_05 and _95 are of cells drawn anew, which scatter "
+            "more."
+        )
 
 
 def _beside(output: Path, what: str) -> Path:

@@ -9,9 +9,9 @@ SHOWN = 5
 LONGEST = 80  # letters of a value in an outline
 
 
-def count_noun(n: int, noun: str) -> str:
-    """Write a number with its noun, in the plural unless there is one."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def count_noun(n: int, noun: str, nouns: str = "") -> str:
+    """Write a number with its noun, in the plural (with an s by default) unless there is one."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {nouns or noun + 's'}"
 
 
 def list_first(names: Sequence[str]) -> str:

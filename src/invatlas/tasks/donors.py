@@ -51,7 +51,9 @@ class Donors(Outlined):
         One row a sample and cell type (``all`` last): ``sample``, ``donor``, ``condition``,
         ``cell_type``, ``cells``, ``distance`` (a), ``outlyingness`` (o), ``outlyingness_05`` and
         ``outlyingness_95`` (quantiles over drawn cells), ``outlying`` (the lower one is beyond
-        3.5).
+        3.5). A distance is 0 where half of the condition's samples or more lie no further off
+        than so few cells would by chance, as donors of the fit do; cells drawn anew scatter more,
+        so the quantiles of o can be far from 0 there.
     strata
         One row a sample: ``sample``, ``donor``, ``condition``, ``stratum`` (1, 2, ... within its
         condition), ``silhouette`` of the condition, ``stability`` (share of drawings in which the
