@@ -7,8 +7,12 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
+import pytest
 
 import invatlas as ia
+from invatlas.tasks.states import States
+from invatlas.terminal import show_states
 from shell import call, refuse
 
 
@@ -90,3 +94,34 @@ def test_states_writes_the_state_of_each_cell(fitted: Path, cells: Path, tmp_pat
     wanted = study.obs_names[study.obs["cell_type"] == "type_1"]
     assert [row["cell"] for row in rows] == list(wanted) and rows[0]["state"].startswith("state_")
     assert "no cell has cell_type 'flu'" in refuse(*asked, "--cell-type", "flu", "--overwrite")
+    found = ia.states(
+        ia.load(fitted), study, cell_type="type_1", reference="healthy", disease="disease"
+    )
+    shares = pd.read_csv(tmp_path / "states_shares.csv")
+    assert len(shares) == len(found.shares) and set(shares) == {*found.table, *found.shares}
+    np.testing.assert_allclose(shares["share"], found.shares["share"], rtol=1e-5)
+    table.unlink()
+    assert "states_shares.csv exists already" in refuse(*asked, "--cell-type", "type_1")
+
+
+def test_states_say_which_diseases_are_left_out_for_a_small_difference(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ["state_1", "state_2", "state_3"]
+    table = pd.DataFrame(
+        {"state": names, "cells": 9, "stability": 1.0, "diseases": "", "markers": ""}
+    )
+    shares = pd.DataFrame(
+        {
+            "state": names,
+            "disease": "ill",
+            "share": [0.853, 0.147, 0.1],
+            "reference_share": [1.0, 0.0, 0.0],
+            "false_discovery_rate": [2e-8, 2e-8, 0.2],
+        }
+    )
+    show_states(States(pd.Series(dtype=str), table, shares, pd.Series(dtype=float)))
+    said = capsys.readouterr().err
+    assert "at least 15 points more of their donors' cells in the state than the reference" in said
+    assert "state_2 is not said to be more in ill, for its size alone: 14.7 % against 0.0 %" in said
+    assert said.count("is not said") == 1

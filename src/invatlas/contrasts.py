@@ -11,6 +11,7 @@ import typer
 from invatlas.assignments import read_change, read_given
 from invatlas.errors import DataError, SettingsError
 from invatlas.files import (
+    name_beside,
     read_cells,
     refuse_as_cells,
     refuse_as_page,
@@ -182,12 +183,18 @@ def states(
     report: Report = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find the states within a cell type, and the diseases that share them."""
+    """Find the states within a cell type, and the diseases that share them.
+
+    Beside the states of the cells, NAME_shares.csv holds what the states are: stability, markers,
+    and the share of each disease against the reference with its false discovery rate.
+    """
     with explained():
         from invatlas.storage import load
         from invatlas.tasks.states import states as find_states
 
-        refuse_as_table(output, overwrite)
+        beside = name_beside(output, "shares")
+        for place in (output, beside):
+            refuse_as_table(place, overwrite)
         refuse_as_page(report, overwrite)
         found = find_states(
             load(atlas),
@@ -202,8 +209,12 @@ def states(
             seed=seed,
         )
         write_text(found.cells.to_csv(index_label="cell"), output)
+        write_text(found.table.merge(found.shares, "left", on="state").to_csv(index=False), beside)
         show_states(found)
-        say(f"Wrote the states of {len(found.cells):,} cells to {output}.")
+        say(
+            f"Wrote the states of {len(found.cells):,} cells to {output}, and their shares of "
+            f"each disease and markers to {beside}."
+        )
         if report:
             from invatlas.report.replies import show_states as show_page
 

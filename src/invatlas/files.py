@@ -86,6 +86,11 @@ def write_text(text: str, path: Path) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
+def name_beside(output: Path, what: str) -> Path:
+    """Name the second table of an answer: ``donors_strata.csv`` beside ``donors.csv``."""
+    return output.with_name(f"{output.stem}_{what}.csv")
+
+
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """Give a place beside ``path`` to write to; the file is moved there once it is whole."""

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invatlas.files import read_cells, read_table, refuse_as_page, refuse_as_table, write_text
+from invatlas.files import (
+    name_beside,
+    read_cells,
+    read_table,
+    refuse_as_page,
+    refuse_as_table,
+    write_text,
+)
 from invatlas.options import (
     Cells,
     CellType,
@@ -53,7 +60,7 @@ def explain(
         from invatlas.storage import load
         from invatlas.tasks.explain import explain as explain_atlas
 
-        beside = _beside(output, "gene_sets") if gene_sets else None
+        beside = name_beside(output, "gene_sets") if gene_sets else None
         _refuse(overwrite, report, output, beside)
         found = explain_atlas(
             load(atlas), covariate=covariate, against=against, gene_sets=gene_sets
@@ -102,7 +109,7 @@ def donors(
         from invatlas.storage import load
         from invatlas.tasks.donors import donors as compare_donors
 
-        beside = _beside(output, "strata")
+        beside = name_beside(output, "strata")
         _refuse(overwrite, report, output, beside)
         fitted, adata = load(atlas), read_cells(cells)
         with noted() as doubts:
@@ -247,10 +254,6 @@ def _say_near(table: pd.DataFrame) -> None:
             "lie apart by chance. outlyingness_05 and _95 are of cells drawn anew, which scatter "
             "more."
         )
-
-
-def _beside(output: Path, what: str) -> Path:
-    return output.with_name(f"{output.stem}_{what}.csv")
 
 
 def _refuse(overwrite: bool, report: Path | None, *places: Path | None) -> None:

@@ -168,7 +168,7 @@ def show_mapped(mapped: Mapped, called: Sequence[str], abstain_below: float) -> 
 
 
 def show_states(found: States) -> None:
-    """Say of each state how large and how stable it is, and which diseases share it."""
+    """Say of each state how large and how stable it is, which diseases share it, and why not."""
     table = Table(
         "state", "cells", "stability", "more in", "markers", box=None, padding=(0, 2, 0, 0)
     )
@@ -176,6 +176,27 @@ def show_states(found: States) -> None:
         numbers = f"{row['cells']:,}", f"{row['stability']:.2f}"
         table.add_row(row["state"], *numbers, escape(row["diseases"]), escape(row["markers"]))
     Console(highlight=False).print(table)
+    _say_who_is_named(found)
+
+
+def _say_who_is_named(found: States) -> None:
+    """Say when a disease is named beside a state, and which were left out for the size alone."""
+    from invatlas.tasks.states import FALSE_DISCOVERY_RATE, LEAST_DIFFERENCE
+
+    say(
+        f"More in: diseases that have at least {100 * LEAST_DIFFERENCE:g} points more of their "
+        f"donors' cells in the state than the reference, at an FDR of {FALSE_DISCOVERY_RATE:g}; "
+        "smaller differences can come from the fit alone."
+    )
+    shares = found.shares
+    more = shares["share"] - shares["reference_share"]
+    clear = shares["false_discovery_rate"] <= FALSE_DISCOVERY_RATE
+    for row in shares[clear & (more > 0) & (more < LEAST_DIFFERENCE)].to_dict("records"):
+        note(
+            f"{row['state']} is not said to be more in {row['disease']}, for its size alone: "
+            f"{100 * row['share']:.1f} % against {100 * row['reference_share']:.1f} % "
+            f"(FDR {row['false_discovery_rate']:.1g})."
+        )
 
 
 def show_experiments(experiments: Experiments, adata: AnnData) -> None:

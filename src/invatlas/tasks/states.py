@@ -52,6 +52,7 @@ COMPONENTS = 2
 RESAMPLES = 10
 STABLE = 0.6
 LEAST_DIFFERENCE = 0.15
+FALSE_DISCOVERY_RATE = 0.05
 MOST_CLUSTERED = 20_000
 FEWEST_CELLS = 50
 FEWEST_OF_A_DONOR = 5
@@ -95,7 +96,7 @@ def states(
     disease: str | None = None,
     donor: str = "donor",
     gene_lists: Mapping[str, Sequence[str]] | None = None,
-    false_discovery_rate: float = 0.05,
+    false_discovery_rate: float = FALSE_DISCOVERY_RATE,
     layer: str | None = None,
     gene_column: str | None = None,
     minimum_overlap: float = MINIMUM_OVERLAP,
