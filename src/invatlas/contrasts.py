@@ -33,7 +33,7 @@ from invatlas.options import (
     Threads,
     use_threads,
 )
-from invatlas.terminal import explained, say, show_states
+from invatlas.terminal import explained, noted, say, show_states
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,18 +85,21 @@ def counterfactual(
         refuse_as_cells(output, overwrite)
         refuse_as_page(report, overwrite)
         use_threads(threads)
-        predicted = predict(
-            load(atlas),
-            read_cells(cells),
-            wanted,
-            layer=layer,
-            gene_column=gene_column,
-            minimum_overlap=minimum_overlap,
-            log_normalised=log_normalised,
-            samples=samples,
-            seed=seed,
-            others=[load(folder) for folder in also or []],
-        )
+        fitted, adata = load(atlas), read_cells(cells)
+        others = [load(folder) for folder in also or []]
+        with noted():
+            predicted = predict(
+                fitted,
+                adata,
+                wanted,
+                layer=layer,
+                gene_column=gene_column,
+                minimum_overlap=minimum_overlap,
+                log_normalised=log_normalised,
+                samples=samples,
+                seed=seed,
+                others=others,
+            )
         write_cells(predicted, output)
         supported = int(predicted.obs["counterfactual_supported"].sum())
         say(

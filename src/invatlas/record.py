@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from invatlas.data.columns import holds_fractions, missing_spellings
-from invatlas.data.covariates import Schema
+from invatlas.data.covariates import REFERENCE, Schema
 from invatlas.data.gene_names import read_names
 from invatlas.data.minibatch import Cells
 from invatlas.training.loop import Plan, Training
@@ -58,6 +58,17 @@ def describe_namesakes(names: pd.Index) -> list[str]:
     return [f"Cell names are not unique (for instance {twice!r}); rows keep their order."]
 
 
+def describe_reserved(schema: Schema) -> list[str]:
+    """Say which technical covariates have a value that counterfactuals have a meaning for."""
+    return [
+        f"{one.name} has a value that is called {REFERENCE!r}: a counterfactual with "
+        f"{one.name}={REFERENCE} takes that value, and the average over all values of {one.name} "
+        "cannot be asked for. Give the value another name, and fit anew, to ask for it."
+        for one in schema.technical
+        if not one.knots and REFERENCE in one.categories
+    ]
+
+
 def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
     """Say what in the cells and columns of a study calls for caution."""
     found = []
@@ -73,6 +84,7 @@ def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
             "No technical column was named, so nothing says what the laboratory did: X_spurious "
             "learns little, and X_invariant may hold differences of donors and batches."
         )
+    found += describe_reserved(schema)
     if len(schema.called) > 1 and not _have_all(schema, cells).any():
         found.append(
             f"No cell has a value of each of {', '.join(c.name for c in schema.called)}: what they "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -169,6 +170,27 @@ def test_mistakes_are_named(atlas: ia.Atlas, study: AnnData) -> None:
     study.obs["donor"] = "new"
     with pytest.raises(CovariateError, match="600 have a donor it does not know, such as new"):
         ia.counterfactual(atlas, study, {"batch": "reference"})
+
+
+def test_a_value_that_is_called_reference_is_meant_and_warned_of(study: AnnData) -> None:
+    twin = study.copy()
+    twin.obs["donor"] = twin.obs["donor"].astype(str).replace("donor_01", "reference")
+    other = study.copy()  # a name in the same place of the alphabet
+    other.obs["donor"] = other.obs["donor"].astype(str).replace("donor_01", "referencd")
+    fits = [quick_fit(cells, epochs=1) for cells in (twin, other)]
+    told = [
+        [w for w in fit.record["warnings"] if "donor has a value that is called 'reference'" in w]
+        for fit in fits
+    ]
+    assert [len(sentences) for sentences in told] == [1, 0]
+    with pytest.warns(UserWarning, match="donor=reference takes that value"):
+        named = expected(fits[0], twin, {"donor": "reference"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected(fits[0], twin, {"disease": "healthy"})
+        expected(fits[1], other, {"donor": "reference"})
+        asked = expected(fits[1], other, {"donor": "referencd"})
+    np.testing.assert_array_equal(named.layers["counterfactual"], asked.layers["counterfactual"])
 
 
 def test_cells_of_values_nobody_knows_are_flagged(atlas: ia.Atlas, study: AnnData) -> None:

@@ -26,6 +26,7 @@ from invatlas.errors import CovariateError
 
 MISSING = -1
 KINDS = ("categorical", "continuous")
+REFERENCE = "reference"  # of a technical covariate: none of its values, but their average
 JOINT = "joint"  # all covariates with categories, called together
 
 

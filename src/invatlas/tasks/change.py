@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from invatlas.data.columns import text_values
-from invatlas.data.covariates import MISSING, Covariate
+from invatlas.data.covariates import MISSING, REFERENCE, Covariate
 from invatlas.data.knots import locate, read_numbers
 from invatlas.errors import CovariateError
 from invatlas.model.invae import Model
@@ -28,7 +28,6 @@ from invatlas.model.measured import Additive
 from invatlas.model.priors import Prior, one_hot
 from invatlas.model.transport import Transport
 
-REFERENCE = "reference"
 TOLERANCE = 1e-4  # of a sum of weights that is 1 where all combinations are there
 
 Change = Mapping[str, str | float]
@@ -87,7 +86,8 @@ def apply_change(
 ) -> Values:
     """Values of the same cells after a change.
 
-    ``laboratories`` is the prior of technical covariates, of which ``reference`` may be asked for.
+    ``laboratories`` is the prior of technical covariates, of which ``reference`` may be asked for;
+    where one has a value of that name, the value is meant.
 
     Raises
     ------

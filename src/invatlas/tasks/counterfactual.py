@@ -13,8 +13,9 @@ add up in a and not in z (``invatlas.tasks.combined``).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,10 +25,12 @@ from anndata import AnnData
 
 from invatlas.atlas import Atlas
 from invatlas.data.counts import CountSource
+from invatlas.data.covariates import REFERENCE
 from invatlas.data.genes import GeneOverlap
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.model.measured import Additive
 from invatlas.model.priors import DiagonalGaussian
+from invatlas.record import describe_reserved
 from invatlas.tasks.annotate import Calling, describe
 from invatlas.tasks.averages import PER
 from invatlas.tasks.change import (
@@ -78,7 +81,8 @@ def counterfactual(
         continuous; ``"A+B"`` adds the log fold changes of two values, as of a pair of
         perturbations, as far as the combinations that were measured have those of their parts
         (Ahlmann-Eltze et al. 2025, Nature Methods 22); ``"reference"`` takes what a technical
-        covariate with categories does away.
+        covariate with categories does away, unless it has a value of that very name, which is then
+        meant: a warning says so.
     layer, gene_column, minimum_overlap
         As in :func:`invatlas.embed`.
     log_normalised
@@ -133,6 +137,7 @@ def counterfactual(
             f"threshold is {threshold!r}; it takes {LEAST_THRESHOLD} or more, in log2."
         )
     _check_names(atlas, change)
+    _warn_of_reserved(atlas, change)
     _check_fits(atlas, others)
     source, overlap = match_counts(atlas, adata, layer, minimum_overlap, gene_column)
     q, called = _call(atlas, source, overlap)
@@ -264,6 +269,15 @@ def _check_names(atlas: Atlas, change: Change) -> None:
         raise CovariateError(
             f"{unknown[0]!r} is no covariate of the atlas; they are {', '.join(names)}."
         )
+
+
+def _warn_of_reserved(atlas: Atlas, change: Change) -> None:
+    """Warn where the name of a value is asked for that means something else in other atlases."""
+    asked = [
+        one for one in atlas.schema.technical if str(change.get(one.name, "")).strip() == REFERENCE
+    ]
+    for sentence in describe_reserved(replace(atlas.schema, technical=tuple(asked))):
+        warnings.warn(sentence, stacklevel=3)
 
 
 def _say_unknown(atlas: Atlas, obs: pd.DataFrame, change: Change) -> str:
