@@ -24,6 +24,7 @@ from anndata import AnnData
 import invatlas as ia
 import shell
 from invatlas import folders
+from invatlas.errors import DataError
 
 QUICK = "--set steps=20 --set members=2 --set refine_steps=2".split()
 COLUMNS = "--time time --lineage series --interventions target --experiment experiment".split()
@@ -229,6 +230,17 @@ def test_nothing_is_written_into_the_folder_of_a_network(fitted: Path) -> None:
     ):
         assert "is inside the folder of the network" in refuse(*arguments)
     assert {file: file.read_bytes() for file in fitted.iterdir()} == before
+
+
+def test_cells_taken_for_steady_states_are_warned_of_before_the_fit(
+    expression: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit_nothing(*_: object, **__: object) -> None:
+        raise DataError("here the fit begins")
+
+    monkeypatch.setattr("invatlas.grn.network.fit_experiments", fit_nothing)
+    said = call("fit", expression, "-o", tmp_path / "grn", status=1)
+    assert said.index("27 steady states.") < said.index("with --time time ")
 
 
 def test_one_of_a_thing_is_told_in_the_singular(frozen_expression: AnnData, tmp_path: Path) -> None:

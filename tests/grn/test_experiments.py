@@ -50,6 +50,26 @@ def series() -> AnnData:
     return AnnData(y, obs=obs, var=pd.DataFrame(index=["A", "B", "C"]))
 
 
+def test_rows_at_rest_beside_a_column_of_times_are_doubted(series: AnnData) -> None:
+    def doubts(adata: AnnData, **asked: str) -> list[str]:
+        told = read_experiments(adata, **asked).warnings
+        return [warning for warning in told if "No time is named" in warning]
+
+    (told,) = doubts(series)
+    assert "so 12 rows count as steady states" in told
+    assert "obs has time, which looks like a time: name it with --time time " in told
+    assert not doubts(series, time="time", lineage="series")
+    for name, looks in (
+        ("pseudotime_1", True), ("dpt_pseudotime", True), ("Day", True), ("sim_time", True),
+        ("hours", True), ("sometimes", False), ("birthday", False), ("n_counts", False),
+    ):  # fmt: skip
+        renamed = series.copy()
+        renamed.obs = renamed.obs.rename(columns={"time": name})
+        assert bool(doubts(renamed)) == looks, name
+    series.obs["time"] = [*(f"day {k}" for k in range(12))]
+    assert not doubts(series)
+
+
 @pytest.fixture
 def cells() -> AnnData:
     """Counts of 400 cells in pseudotime, two lineages of two donors."""

@@ -23,8 +23,8 @@ from invatlas.errors import CovariateError, DataError, GeneError, SettingsError
 from invatlas.grn.interventions import Intervention, read_experiment_kinds, read_interventions
 from invatlas.grn.names import find_genes
 from invatlas.grn.prior_network import read_prior
-from invatlas.grn.trajectories import Trajectory, read_times, read_trajectories
-from invatlas.wording import count_noun
+from invatlas.grn.trajectories import Trajectory, is_like_time, read_times, read_trajectories
+from invatlas.wording import count_noun, list_first
 
 FloatArray = NDArray[np.float64]
 
@@ -111,7 +111,8 @@ def read_experiments(
         log(1 + counts per 10,000). All other values are taken as they are.
     time
         Column of obs with real time, simulated time or pseudotime; rows without a time are steady
-        states, and so are all rows where no column is named.
+        states, and so are all rows where no column is named, which warnings say if one looks like
+        a time.
     lineage
         Column that names series, replicates or lineages.
     donor
@@ -185,6 +186,8 @@ def read_experiments(
         scale == NORMALISED,
     )
     notes = doubts + notes
+    if time is None:
+        notes += _doubt_rest(adata.obs)
     if trajectories and steady and interventions is None and experiment is None:
         notes.append(
             f"{count_noun(len(steady), 'row')} without a {time} counted as steady states; leave "
@@ -197,6 +200,19 @@ def read_experiments(
     return Experiments(
         pd.Index(genes), may_regulate, prior, steady, trajectories, scale, tuple(notes)
     )
+
+
+def _doubt_rest(obs: pd.DataFrame) -> list[str]:
+    """Say that every row counts as a steady state where columns look like times."""
+    found = [str(name) for name in obs.columns if is_like_time(obs, name)]
+    if not found:
+        return []
+    they = f"{list_first(found)}, which {'look' if len(found) > 1 else 'looks'} like a time"
+    return [
+        f"No time is named, so {count_noun(len(obs), 'row')} count as steady states, each at "
+        f"rest: cells on their way are not. obs has {they}: name it with --time {found[0]} "
+        f"(Python: time={found[0]!r}), and lineages, if there are any, with --lineage."
+    ]
 
 
 def _read_names(adata: AnnData) -> list[str]:

@@ -11,6 +11,7 @@ cells and of counts are what they are, since few counts in few genes are often e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ IntArray = NDArray[np.int64]
 
 MOST_BINS = 20
 CELLS_PER_BIN = 8
+CALLED_TIME = re.compile(r"(?<![a-z])(pseudo)?(time|timepoint|dpt|day|hour)s?(?![a-z])", re.I)
 FEWEST_CELLS = 3 * CELLS_PER_BIN
 FEWEST_TIMES_ALONE = 5
 MOST_SAMPLED_TIMES = 200
@@ -71,6 +73,17 @@ class Trajectory:
         """Lineage and donor, as a reader would name them."""
         names = [f"lineage {self.lineage!r}"] * bool(self.lineage)
         return " of ".join([*names, *[f"donor {self.donor!r}"] * bool(self.donor)]) or "the series"
+
+
+def is_like_time(obs: pd.DataFrame, column: object) -> bool:
+    """Whether a column is called as times are, and holds what could be some."""
+    if not isinstance(column, str) or not CALLED_TIME.search(column):
+        return False
+    try:
+        read_times(obs, column)
+    except CovariateError:
+        return False
+    return True
 
 
 def read_times(obs: pd.DataFrame, column: str) -> FloatArray:
