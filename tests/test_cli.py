@@ -27,6 +27,8 @@ def test_info_says_what_an_atlas_holds(fitted: Path) -> None:
 def test_audit_says_what_the_latents_tell(fitted: Path, cells: Path, tmp_path: Path) -> None:
     asked = ("audit", fitted, cells, "--permutations", "2", "--most-cells", "200")
     said = call(*asked, "--json", tmp_path / "audit.json")
+    assert said.index("Balanced accuracy of each probe") < said.index("spurious")
+    assert "the 95 % quantile once values are exchanged" in said
     for word in ("cell_type", "spurious", "boosted", "Wrote 27 answers"):
         assert word in said, word
     rows = json.loads((tmp_path / "audit.json").read_text())
