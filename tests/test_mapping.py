@@ -7,9 +7,15 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
+import pytest
 from anndata import AnnData
 
 import invatlas as ia
+from invatlas.data.genes import GeneOverlap
+from invatlas.tasks.map import Mapped
+from invatlas.tasks.novel_states import NovelStates
+from invatlas.terminal import show_mapped
 from shell import COLUMNS, QUICK, call, refuse
 
 
@@ -157,3 +163,14 @@ def test_a_simulated_query_is_mapped(tmp_path: Path) -> None:
     call("fit", study, *COLUMNS, "-o", tmp_path / "atlas", *QUICK)
     call("map", tmp_path / "atlas", query, "-o", tmp_path / "m.h5ad", "--threads", 1)
     assert ad.read_h5ad(tmp_path / "m.h5ad").obs["predicted_cell_type"].notna().all()
+
+
+def test_a_new_group_is_told_with_the_share_that_is_called_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    obs = pd.DataFrame({"novelty_flag": [True, False], "abstained": False}, index=["a", "b"])
+    group = {"group": "new_1", "cells": 184, "nearest": "NK | ctrl", "share": 0.168, "markers": ""}
+    states = NovelStates(pd.Series(dtype=str), pd.DataFrame([group]))
+    show_mapped(Mapped(AnnData(obs=obs), GeneOverlap(7, 0, 0.0, ()), [], states), [], 0.5)
+    said = capsys.readouterr().err
+    assert "184 new cells, nearest to NK | ctrl (16.8 % of them called so); markers none." in said

@@ -169,7 +169,8 @@ def show_mapped(mapped: Mapped, called: Sequence[str], abstain_below: float) -> 
         say(f"Called one by one with at least {abstain_below:g}: {', '.join(sure)} cells.")
     for state in mapped.states.table.to_dict("records") if mapped.states else []:
         say(
-            f"{state['group']}: {state['cells']} new cells, nearest to {state['nearest']}; "
+            f"{state['group']}: {count_noun(state['cells'], 'new cell')}, nearest to "
+            f"{state['nearest']} ({100 * state['share']:.1f} % of them called so); "
             f"markers {state['markers'] or 'none'}."
         )
 

@@ -208,7 +208,14 @@ def test_a_strange_query_is_told_from_a_usual_one(
     known = replace(atlas.calibration, usual_shift=0.15)
     atlas, aligned = (replace(one, calibration=known) for one in (atlas, aligned))
     told = ia.map_cells(atlas, query, calling=calling).notes
-    assert any("--align (Python: align=True) may call it better" in note for note in told)
+    (advice,) = (note for note in told if "--align (Python: align=True) may call it better" in note)
+    assert "of the reference's own types" in advice
+    (moved,) = (n for n in ia.map_cells(atlas, query, align=True).notes if "Aligned" in n)
+    for note in (advice, moved):
+        assert (
+            "If more cells are flagged aligned than unaligned, they are likelier new than shifted"
+            in note
+        )
     usual = world[query.obs_names].copy()
     for cells, asked in ((usual, {}), (query, {"align": True}), (query[:20].copy(), {})):
         notes = ia.map_cells(atlas, cells, calling=calling, **asked).notes

@@ -33,6 +33,10 @@ from invatlas.training.posterior import join
 
 MOST_CELLS = 4096
 STRANGE = 1.5  # times as far off as spared donors
+MORE_FLAGGED = (
+    "If more cells are flagged aligned than unaligned, they are likelier new than shifted: keep "
+    "the calls without it."
+)
 
 
 def align(
@@ -47,7 +51,8 @@ def align(
 
     What the cells called the same have in common, beyond the reference's cells of that call, is
     taken for what the laboratory or the condition adds to all, and taken away. It helps where the
-    query is of one laboratory or condition that the reference lacks. It can hurt where many cells
+    query has the reference's own types, of one laboratory or condition that the reference lacks. It
+    can hurt where many cells
     are of types the reference lacks, where laboratories are mixed (align each to its own), and
     where all cells are of one donor, whose disease is then taken for the laboratory's.
 
@@ -138,8 +143,9 @@ def describe_strangeness(
         return []
     return [
         f"The query lies {shift:.2f} of a cell's spread from reference cells of the same calls; "
-        f"donors nobody trained on lay at most {usual:.2f} away. If it is of another laboratory or "
-        "condition than the reference, --align (Python: align=True) may call it better."
+        f"donors nobody trained on lay at most {usual:.2f} away. If its cells are of the "
+        "reference's own types, of another laboratory or condition, --align (Python: align=True) "
+        f"may call it better. {MORE_FLAGGED}"
     ]
 
 
@@ -191,5 +197,5 @@ def _describe_moves(moved: list[tuple[str, float]]) -> str:
     shifts = [f"{name} {shift:.2f}" for name, shift in moved]
     return (
         f"Aligned, moved by shares of a cell's spread: {', '.join(shifts)}. Calibration and "
-        "novelty are the atlas's own, which met no such shift."
+        f"novelty are the atlas's own, which met no such shift. {MORE_FLAGGED}"
     )
