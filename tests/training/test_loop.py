@@ -15,6 +15,7 @@ import invatlas as ia
 from invatlas.errors import TrainingError
 from invatlas.training import job, loop
 from invatlas.training.loop import plan_training
+from invatlas.training.progress import watch
 
 Fit = Callable[..., ia.Atlas]
 CLOCK = ["seconds", "cells_per_second"]
@@ -297,3 +298,28 @@ def test_without_held_out_cells_training_runs_its_length(frozen_study: AnnData, 
     assert atlas.record["training"]["best_epoch"] == 3
     assert not [c for c in atlas.history.columns if c.startswith("held_out")]
     assert "No cells were held out" in atlas.record["held_out"]
+
+
+def test_a_bar_that_stops_short_of_its_end_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"train_objective": 1234.5, "cells_per_second": 6789.0}
+    with watch(2, True, "calibration") as bar:
+        bar.on_epoch(row)
+        bar.say_early(1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "calibration: epoch 1/2" in said and "ended: no better than in epoch 1" in said
+    with watch(1, False, "calibration") as bar:
+        bar.on_epoch(row)
+    assert not capsys.readouterr().err
+
+
+def test_training_that_ends_early_says_so_in_its_bar(
+    study: AnnData, fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(
+        "invatlas.training.progress.EpochBar.say_early", lambda _, n: told.append(n)
+    )
+    early = fit(study, epochs=40, patience=1)
+    trained = early.record["training"]
+    assert told == ([trained["best_epoch"]] if trained["stopped"] == "early" else [])
+    assert trained["stopped"] == "early", "or the test tells nothing"

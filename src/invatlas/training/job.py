@@ -60,8 +60,11 @@ class Job:
         )
         model.encode.look_away(model.encode.first.data)
         plan = self.plan(split)
-        with watch(plan.epochs, self.progress, title) as on_epoch:
-            training = train(model, self.cells, split, plan, self.settings, on_epoch, self.describe)
+        with watch(plan.epochs, self.progress, title) as bar:
+            asked = plan, self.settings, bar.on_epoch, self.describe
+            training = train(model, self.cells, split, *asked)
+            if training.stopped == "early":
+                bar.say_early(training.best_epoch)
         model.encode.forget_laboratories()
         try:
             measure_cells(model, self.cells, split.train)

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@dataclass(frozen=True)
+class EpochBar:
+    """The bar of one fit."""
+
+    progress: Progress
+    task: TaskID
+
+    def on_epoch(self, row: dict[str, float]) -> None:
+        """Go on by an epoch, whose history row says how it went."""
+        value = row.get("held_out_objective", row["train_objective"])
+        self.progress.update(
+            self.task,
+            advance=1,
+            objective=f"objective {value:,.1f}",
+            speed=f"{row['cells_per_second']:,.0f} cells/s",
+        )
+
+    def say_early(self, best_epoch: int) -> None:
+        """Say why the bar stops short of its end."""
+        self.progress.update(self.task, speed=f"ended: no better than in epoch {best_epoch}")
 
 
 @contextmanager
-def watch(epochs: int, show: bool, title: str) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Yield a function to call with the history row of every epoch."""
+def watch(epochs: int, show: bool, title: str) -> Iterator[EpochBar]:
+    """Draw a bar of so many epochs on standard error; nothing is drawn unless ``show``."""
     columns = (
         TextColumn("{task.description}: epoch {task.completed}/{task.total}"),
         BarColumn(),
@@ -21,16 +51,5 @@ def watch(epochs: int, show: bool, title: str) -> Iterator[Callable[[dict[str, f
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        task = bar.add_task(title, total=epochs, objective="", speed="")
-
-        def on_epoch(row: dict[str, float]) -> None:
-            value = row.get("held_out_objective", row["train_objective"])
-            bar.update(
-                task,
-                advance=1,
-                objective=f"objective {value:,.1f}",
-                speed=f"{row['cells_per_second']:,.0f} cells/s",
-            )
-
-        yield on_epoch
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
+        yield EpochBar(progress, progress.add_task(title, total=epochs, objective="", speed=""))
