@@ -318,6 +318,14 @@ def test_cells_without_counts_are_said(study: AnnData, fit: Fit) -> None:
     assert any(warning.startswith("2 cells have no counts") for warning in atlas.record["warnings"])
 
 
+def test_one_value_of_few_cells_is_told_in_the_singular(study: AnnData, fit: Fit) -> None:
+    cells = study.copy()
+    cells.obs["batch"] = cells.obs["batch"].astype(object)
+    cells.obs.iloc[:3, cells.obs.columns.get_loc("batch")] = "rare"
+    told = fit(cells).record["warnings"]
+    assert any("batch: 1 value with fewer than 5 cells (rare)" in text for text in told)
+
+
 def test_texts_that_are_taken_as_missing_are_named(study: AnnData, fit: Fit) -> None:
     cells = study.copy()
     cells.obs["disease"] = cells.obs["disease"].astype(object)

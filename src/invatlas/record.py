@@ -40,12 +40,12 @@ def describe_split(split: Split, schema: Schema, cells: Cells) -> str:
     if not n_held:
         return "No cells were held out: there are too few. Training ran its full length."
     if split.covariate is None:
-        return f"{n_held} cells, drawn at random, were held out to tell when to stop."
+        return f"{n_held:,} cells, drawn at random, were held out to tell when to stop."
     covariate = schema.technical[split.covariate]
     codes = np.unique(cells.technical[split.held_out, split.covariate])
     values = ", ".join(covariate.categories[code] for code in codes)
     return (
-        f"{n_held} cells, all those of {covariate.name} {values}, were held out "
+        f"{n_held:,} cells, all those of {covariate.name} {values}, were held out "
         "to tell when to stop."
     )
 
@@ -74,7 +74,7 @@ def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
     found = []
     if empty := int((cells.source.matrix.getnnz(axis=1) == 0).sum()):
         found.append(
-            f"{empty} cells have no counts in the modelled genes; their latents mean nothing."
+            f"{empty:,} cells have no counts in the modelled genes; their latents mean nothing."
         )
     found += describe_namesakes(adata.obs_names)
     if len(set(read_names(adata.var))) < adata.n_vars:
@@ -107,8 +107,8 @@ def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
         few = [name for code, name in enumerate(covariate.categories) if (codes == code).sum() < 5]
         if few:
             found.append(
-                f"{covariate.name}: {len(few)} values have fewer than 5 cells "
-                f"({', '.join(few[:5])}); what is said of them is weakly founded."
+                f"{covariate.name}: {count_noun(len(few), 'value')} with fewer than 5 cells "
+                f"({', '.join(few[:5])}); what is said of so few is weakly founded."
             )
     return found
 

@@ -150,7 +150,7 @@ def test_truth_is_optional_and_changes_nothing_else() -> None:
         ({"donors": 3}, "donors is 3, too few for the batches; it takes at least 4."),
         (
             {"cells": 13, "cell_types": 14},
-            "cells is 13, too few for the cell_types; it takes at least 14.",
+            "cells is 13, too few for the cell types; it takes at least 14.",
         ),
         ({"cells": 8}, "cells is 8, too few for the donors; it takes at least 12."),
         ({"cells": 0}, "cells is 0; it takes a whole number, 1"),

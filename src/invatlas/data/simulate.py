@@ -191,7 +191,8 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
     for many, few in (*pairs, ("donors", "batches")):
         if sizes[many] < sizes[few]:
             raise SettingsError(
-                f"{many} is {sizes[many]}, too few for the {few}; it takes at least {sizes[few]}."
+                f"{many} is {sizes[many]}, too few for the {few.replace('_', ' ')}; it takes at "
+                f"least {sizes[few]}."
             )
 
 
