@@ -306,7 +306,7 @@ def test_a_bar_that_stops_short_of_its_end_says_why(capsys: pytest.CaptureFixtur
         bar.on_epoch(row)
         bar.say_early(1)
     said = " ".join(capsys.readouterr().err.split())
-    assert "calibration: epoch 1/2" in said and "ended: no better than in epoch 1" in said
+    assert "calibration: epoch 1/2" in said and "ended: epoch 1 was best" in said
     with watch(1, False, "calibration") as bar:
         bar.on_epoch(row)
     assert not capsys.readouterr().err

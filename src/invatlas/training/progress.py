@@ -36,7 +36,8 @@ class EpochBar:
 
     def say_early(self, best_epoch: int) -> None:
         """Say why the bar stops short of its end."""
-        self.progress.update(self.task, speed=f"ended: no better than in epoch {best_epoch}")
+        told = f"ended: epoch {best_epoch} was best"
+        self.progress.update(self.task, objective="", speed=told)
 
 
 @contextmanager
