@@ -160,7 +160,7 @@ def differential(
         )
         write_text(found.to_csv(), output)
         clear = int((found["false_discovery_rate"] <= 0.05).sum())
-        lead = f"{clear} of {len(found):,} genes differ at a false discovery rate of 5 %."
+        lead = f"{clear:,} of {len(found):,} genes differ at a false discovery rate of 5 %."
         say(lead)
         say(f"Wrote {output}.")
         if report:

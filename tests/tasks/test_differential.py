@@ -191,7 +191,7 @@ def test_values_need_not_be_text(study: AnnData, atlas: ia.Atlas) -> None:
         (WELL, {"disease": "healthy"}, "share .* cells; they must share none"),
         (np.ones(3, dtype=bool), WELL, "one True or False for each of the 600 cells"),
         (pd.Series([True] * 600), WELL, "group1 is a Series of other cells than obs, or in"),
-        ({"donor": "donor_01"}, {"donor": "donor_02"}, "Group 1 has 1 values of donor"),
+        ({"donor": "donor_01"}, {"donor": "donor_02"}, "Group 1 has 1 value of donor"),
     ],
     ids=["value", "column", "overlap", "mask", "series", "one donor"],
 )

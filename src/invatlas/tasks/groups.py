@@ -11,6 +11,7 @@ import pandas as pd
 
 from invatlas.data.columns import text_values
 from invatlas.errors import CovariateError, DataError
+from invatlas.wording import count_noun
 
 Value: TypeAlias = str | float | bool
 Group: TypeAlias = Mapping[str, Value | Sequence[Value]] | np.ndarray | pd.Series
@@ -107,9 +108,9 @@ def take_samples(
     for number, group in enumerate(kept, 1):
         if len(group) < FEWEST_DONORS:
             raise DataError(
-                f"Group {number} has {len(group)} values of {donor} with {fewest} or more cells; "
-                f"replicates take at least {FEWEST_DONORS}. A difference between two donors says "
-                "nothing about the groups they are from."
+                f"Group {number} has {count_noun(len(group), 'value')} of {donor} with {fewest} or "
+                f"more cells; replicates take at least {FEWEST_DONORS}. A difference between two "
+                "donors says nothing about the groups they are from."
             )
     cells = np.full(len(obs), -1)
     for mask, group, start in zip((first, second), kept, (0, len(kept[0])), strict=True):
