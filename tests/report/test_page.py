@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -15,9 +16,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from invatlas.model.objective import weigh
 from invatlas.report import packing
 from invatlas.report.packing import pack_maps, pack_places
-from invatlas.report.page import draw_curves, list_colourings, render_report, write_report
+from invatlas.report.page import (
+    TERMS,
+    draw_curves,
+    list_colourings,
+    render_report,
+    write_report,
+)
 from invatlas.report.plots import (
     choose_cells,
     code_categories,
@@ -97,6 +105,19 @@ def test_how_training_ended(report: Maker, stopped: str, words: str) -> None:
     parts = report()
     parts["summary"]["training"]["stopped"] = stopped
     assert words in render_report(**parts)
+
+
+def test_what_was_kept_and_what_the_terms_are_is_said(report: Maker) -> None:
+    html = render_report(**report(kept="It has the lowest objective of the last quarter."))
+    assert "lowest objective of the last quarter" in html
+    assert "The weights of epoch 31 were kept." in render_report(**report())
+    for meaning in ("in nats a cell", "Minus the log likelihood of the counts", "cross entropy"):
+        assert html.count(meaning) == 1
+
+
+def test_every_term_of_the_objective_is_explained() -> None:
+    weighed = re.findall(r'^        "(\w+)": ', inspect.getsource(weigh), re.M)
+    assert len(weighed) == 9 and set(weighed) | {"objective"} == set(TERMS)
 
 
 def test_warnings_are_shown_only_if_there_are_any(report: Maker) -> None:

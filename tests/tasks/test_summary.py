@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from anndata import AnnData
 
 import invatlas as ia
-from invatlas.tasks.summary import describe_agreement, describe_calibration
+from invatlas.tasks.summary import describe_agreement, describe_calibration, describe_choice
 
 
 def test_cells_of_every_value_are_counted_and_everything_is_plain(
@@ -29,6 +31,27 @@ def test_cells_of_every_value_are_counted_and_everything_is_plain(
     assert summary["training"]["calibration_seconds"] > 0
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["seeds"] == ""
+
+
+def test_it_is_said_by_what_the_epoch_was_chosen(atlas: ia.Atlas) -> None:
+    def told(best: int, epochs: int, **changes: Any) -> str:
+        training = {"best_epoch": best, "epochs": epochs, "planned": {"epochs": 56}}
+        return describe_choice(
+            replace(atlas, record=atlas.record | {"training": training}, **changes)
+        )
+
+    assert "held_out_objective" in atlas.history
+    chosen = told(43, 56)
+    assert chosen.startswith(
+        "The weights of epoch 43 were kept: of epochs 42 to 56, the last quarter"
+    )
+    assert "not at all before 10 % of its epochs and in full only from 40 % on" in chosen
+    assert "epoch 20 were kept, the latest there were: weights are compared from epoch 42" in told(
+        20, 20
+    )
+    alone = atlas.history.drop(columns="held_out_objective")
+    assert "epoch 56, the last, were kept: no cells" in told(56, 56, history=alone)
+    assert ia.summarise(atlas, pd.DataFrame(index=[]))["kept"] == describe_choice(atlas)
 
 
 def test_a_calibration_on_whole_values_names_their_column(atlas: ia.Atlas) -> None:

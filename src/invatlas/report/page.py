@@ -18,6 +18,19 @@ from invatlas.report.plots import LAYOUTS, horizontal_bars, line_chart
 from invatlas.report.table import Table, tabulate_frame
 from invatlas.report.template import render_page, write_html
 
+TERMS = {
+    "objective": "What training lowers, in nats a cell",
+    "reconstruction": "Minus the log likelihood of the counts",
+    "invariant_divergence": "Distance of z_I from its prior, given biology",
+    "spurious_divergence": "Distance of z_S from its prior, given technique",
+    "classification": "How badly z_I tells biology: cross entropy",
+    "invariant_dependence": "What z_I tells of technique, given biology",
+    "spurious_dependence": "What z_S tells of biology, given technique",
+    "score_matching": "How badly learnt priors fit the latents",
+    "shrinkage": "Squared interactions of values in the priors",
+    "random_effects": "Distance of technical values from their kind",
+}
+
 
 def write_report(
     path: str | Path,
@@ -69,7 +82,8 @@ def render_report(
     ----------
     summary
         `title`, `version`, `created` (ISO 8601), `cells`, `genes`, `held_out`,
-        `calibration` and `seeds` (sentences, the last one optional),
+        `kept` (by what the epoch was chosen), `calibration` and `seeds` (sentences, the first and
+        the last one optional),
         `biological` and `technical` (column to category to number of cells), `missing` (column
         to number of cells without a value), `confounding` (optional; rows as of
         `invatlas.confounding`), `continuous` (optional; columns with numbers),
@@ -178,7 +192,8 @@ def draw_curves(history: pd.DataFrame, best_epoch: float | None) -> list[dict[st
     Returns
     -------
     list of dict
-        `term` and `svg`; the objective also has `wide`, the same drawing for wide screens.
+        `term`, `meaning` (empty of unknown terms) and `svg`; the objective also has `wide`, the
+        same drawing for wide screens.
     """
     terms = dict.fromkeys(
         name.removeprefix(prefix)
@@ -207,7 +222,8 @@ def draw_curves(history: pd.DataFrame, best_epoch: float | None) -> list[dict[st
             )
             for size in ((340, 180), (708, 420))
         )
-        curves.append({"term": term, "svg": small, "wide": wide if term == "objective" else None})
+        curves.append({"term": term, "meaning": TERMS.get(term, ""), "svg": small})
+        curves[-1]["wide"] = wide if term == "objective" else None
     return curves
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from invatlas.data.findings import Finding, tell_finding
 from invatlas.tasks.annotate import Calling
 from invatlas.tasks.doubts import NOT_CALIBRATED
 from invatlas.tasks.map import Mapped
+from invatlas.training.loop import RAMP, SETTLED
 
 POOR_CALIBRATION = 0.1  # expected calibration error
 
@@ -33,7 +35,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
 
     Returns
     -------
-    Plain values: title, version, created, cells, genes, held_out, calibration and seeds
+    Plain values: title, version, created, cells, genes, held_out, kept, calibration and seeds
     (sentences; the last is empty for a fit of one seed), biological and technical (column to
     category to cells), missing (column to cells), confounding (rows as of
     :func:`invatlas.confounding`), continuous (columns), training, settings, versions.
@@ -46,6 +48,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
         "cells": len(obs),
         "genes": len(atlas.genes),
         "held_out": atlas.record["held_out"],
+        "kept": describe_choice(atlas),
         "calibration": describe_calibration(atlas),
         "seeds": describe_agreement(atlas),
         "biological": {c.name: _count(c, obs) for c in atlas.schema.biological},
@@ -96,6 +99,29 @@ def summarise_query(
         "continuous": [c.name for c in atlas.schema.biological if c.knots],
         "by": columns[0] if columns else None,
     }
+
+
+def describe_choice(atlas: Atlas) -> str:
+    """Say by what the epoch was chosen whose weights were kept."""
+    training = atlas.record["training"]
+    best, last, planned = training["best_epoch"], training["epochs"], training["planned"]["epochs"]
+    if "held_out_objective" not in atlas.history:
+        return f"The weights of epoch {best}, the last, were kept: no cells were held out."
+    first = max(1, math.ceil(SETTLED * planned))
+    late = f"the last quarter of the {planned} that were planned"
+    if best < first:
+        return (
+            f"The weights of epoch {best} were kept, the latest there were: weights are compared "
+            f"from epoch {first} on only, {late}."
+        )
+    return (
+        f"The weights of epoch {best} were kept: of epochs {first} to {last}, {late}, it has the "
+        "lowest objective of held-out cells. Earlier weights are not compared, however low theirs: "
+        f"training counts the dependences not at all before {100 * RAMP[0]:g} % of its epochs and "
+        f"in full only from {100 * RAMP[1]:g} % on, and they take a while to settle. The curve of "
+        "held-out cells counts them in full at every epoch, that of training cells as far as "
+        "training did."
+    )
 
 
 def describe_calibration(atlas: Atlas) -> str:
