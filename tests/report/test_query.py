@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from invatlas.data.genes import GeneOverlap
+from invatlas.report.page import render_report
 from invatlas.report.query import (
     list_calls,
     list_colourings,
@@ -26,6 +27,16 @@ from invatlas.report.query import (
     write_query_report,
 )
 
+CELL_TYPES = (
+    "B cells",
+    "CD14+ monocytes",
+    "CD4 T cells",
+    "CD8 T cells",
+    "Dendritic cells",
+    "FCGR3A+ monocytes",
+    "Megakaryocytes",
+    "NK cells",
+)
 Maker = Callable[..., Any]
 HOSTILE = "</script><script>window.broken = true; alert(1)</script>"
 MISCHIEF = '"><img src=x onerror="window.broken = true"> & \u2028 \'{{ 7 * 7 }}'
@@ -197,6 +208,20 @@ def test_colourings_cover_calls_and_own_columns(query: Maker) -> None:
     assert len(list_colourings(obs, summary)) == 3 + 4 + 20
 
 
+def test_names_keep_the_colours_they_have_in_the_atlas(query: Maker, report: Maker) -> None:
+    parts, order = query(400), {"cell_type": [*CELL_TYPES[::-1], "one the query lacks"]}
+    order["donor"] = ["1488", "gone", "101"]
+    parts["summary"]["order"] = order
+    asked = {c["name"]: c for c in read_data(render_query_report(**parts))["columns"]}
+    fitted = read_data(render_report(**report(order=order)))["columns"]
+    for column in (asked["predicted_cell_type"], fitted[0]):
+        assert column["tints"] == [order["cell_type"].index(name) for name in column["names"]]
+    place = dict(zip(asked["donor"]["names"], asked["donor"]["tints"], strict=True))
+    assert (place["1488"], place["101"]) == (0, 2)
+    assert sorted(place.values()) == [0, *range(2, 9)], "new ones come after all known ones"
+    assert "tints" not in asked["predicted_joint"]
+
+
 def test_flags_are_packed_with_their_shades(query: Maker) -> None:
     parts = query(200)
     data = read_data(render_query_report(**parts))
@@ -284,6 +309,20 @@ def test_browser_recolours_the_map(browser: Any, page: Path) -> None:
         seen.add(browser.execute_script(picture))
     assert len(buttons) == 3 + 4 + 4
     assert len(seen) == len(buttons)
+    assert browser.get_log("browser") == []
+
+
+def test_browser_paints_a_name_as_the_atlas_does(
+    browser: Any, query: Maker, tmp_path: Path
+) -> None:
+    parts = query()
+    parts["summary"]["order"] = {"donor": ["1488", "gone", "101"]}
+    browser.open_page(write_query_report(tmp_path / "mapped.html", **parts))
+    browser.execute_script("choose(columns.findIndex((column) => column.name === 'donor'))")
+    swatches = """return Object.fromEntries([...document.querySelectorAll("#legend button")]
+      .map((entry) => [entry.title, entry.querySelector(".swatch").style.background]))"""
+    found = browser.execute_script(swatches)
+    assert found["1488"] == "rgb(0, 114, 178)" and found["101"] == "rgb(0, 158, 115)"
     assert browser.get_log("browser") == []
 
 

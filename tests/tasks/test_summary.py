@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from anndata import AnnData
 
 import invatlas as ia
-from invatlas.tasks.summary import describe_agreement, describe_calibration, describe_choice
+from invatlas.tasks.summary import (
+    describe_agreement,
+    describe_calibration,
+    describe_choice,
+    order_values,
+)
 
 
 def test_cells_of_every_value_are_counted_and_everything_is_plain(
@@ -52,6 +59,22 @@ def test_it_is_said_by_what_the_epoch_was_chosen(atlas: ia.Atlas) -> None:
     alone = atlas.history.drop(columns="held_out_objective")
     assert "epoch 56, the last, were kept: no cells" in told(56, 56, history=alone)
     assert ia.summarise(atlas, pd.DataFrame(index=[]))["kept"] == describe_choice(atlas)
+
+
+def test_colours_go_by_the_frequency_in_the_fit(atlas: ia.Atlas, study: AnnData) -> None:
+    order = order_values(atlas)
+    assert list(order) == ["cell_type", "disease", "donor", "batch"]
+    for name, values in order.items():
+        assert sorted(values) == sorted(study.obs[name].unique())
+    counts = study.obs["cell_type"].value_counts()
+    assert order["cell_type"][0] == counts.index[0]
+    grown = deepcopy(atlas.model)
+    prior = grown.prior_spurious
+    rarest = atlas.schema.technical[0].categories.index(order["donor"][-1])
+    prior.combinations = torch.cat([prior.combinations, torch.tensor([[rarest, 0]])])
+    prior.weights = torch.cat([prior.weights, torch.ones(1)])
+    record = atlas.record | {"adapted": [{"combinations": 1}]}
+    assert order_values(replace(atlas, model=grown, record=record)) == order, "as before adapting"
 
 
 def test_a_calibration_on_whole_values_names_their_column(atlas: ia.Atlas) -> None:

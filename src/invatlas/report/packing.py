@@ -44,9 +44,12 @@ class Colouring:
         How to read the maps with these colours.
     shades
         Variables of the style sheet, one for each category of `values`, which are then in the
-        order of the categories; colours of the palette, the largest category first, where empty.
+        order of the categories; colours of the palette where empty.
     top
         Position of the category that is drawn last and larger; only with `shades`.
+    order
+        Names in the order in which they get the colours of the palette, whether they are there or
+        not, so that a name has one colour on all pages; the others follow, the largest first.
     """
 
     values: pd.Series
@@ -54,6 +57,7 @@ class Colouring:
     reading: str
     shades: Sequence[str] = ()
     top: int | None = None
+    order: Sequence[str] = ()
 
 
 def pack_maps(
@@ -131,7 +135,8 @@ def pack_column(colouring: Colouring, rows: npt.NDArray[np.int64]) -> dict[str, 
     -------
     dict
         `name`, `role`, `reading`, `codes` (base64), `bytes` (1 or 2), `names`, `counts`,
-        `categories`, `missing`; `shades` and `top` where the colouring has shades.
+        `categories`, `missing`; `shades` and `top` where the colouring has shades, `tints` (place
+        of each category in the palette) where it has an order.
     """
     values = colouring.values
     if colouring.shades:
@@ -142,7 +147,9 @@ def pack_column(colouring: Colouring, rows: npt.NDArray[np.int64]) -> dict[str, 
         codes, names, counts = code_categories(values, rows)
     width, none = (1, 255) if len(names) <= 255 else (2, 65535)
     packed = np.where(codes < 0, none, np.minimum(codes, none - 1)).astype(f"<u{width}")
-    shaded = {"shades": list(colouring.shades), "top": colouring.top} if colouring.shades else {}
+    shaded: dict[str, Any] = {"tints": tint(names, colouring.order)} if colouring.order else {}
+    if colouring.shades:
+        shaded = {"shades": list(colouring.shades), "top": colouring.top}
     return {
         "name": str(values.name),
         "role": colouring.role,
@@ -157,11 +164,21 @@ def pack_column(colouring: Colouring, rows: npt.NDArray[np.int64]) -> dict[str, 
     }
 
 
-def colour_values(values: pd.Series, role: str, reading: str) -> Colouring:
+def tint(names: Sequence[str], order: Sequence[str]) -> list[int]:
+    """Give each name its place in the palette: that in the order, or one after all of it."""
+    known = set(order)
+    all_of_them = [*order, *(name for name in names if name not in known)]
+    place = {name: k for k, name in enumerate(all_of_them)}
+    return [place[name] for name in names]
+
+
+def colour_values(
+    values: pd.Series, role: str, reading: str, order: Sequence[str] = ()
+) -> Colouring:
     """Colour by a column as it is: numbers with many values in ranges, all else by category."""
     if pd.api.types.is_numeric_dtype(values) and values.nunique() > FEW_VALUES:
         return colour_numbers(values, role, reading)
-    return Colouring(values, role, reading)
+    return Colouring(values, role, reading, order=order)
 
 
 def colour_numbers(values: pd.Series, role: str, reading: str) -> Colouring:

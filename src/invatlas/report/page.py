@@ -87,6 +87,7 @@ def render_report(
         `biological` and `technical` (column to category to number of cells), `missing` (column
         to number of cells without a value), `confounding` (optional; rows as of
         `invatlas.confounding`), `continuous` (optional; columns with numbers),
+        `order` (optional; column to its categories in the order of their colours),
         `training` (`epochs`, `best_epoch`, `seconds`, `cells_per_second`, `stopped`,
         `calibration_seconds` if known), `settings`, `versions`.
     latents
@@ -255,5 +256,6 @@ def list_colourings(latents: AnnData, summary: Mapping[str, Any]) -> list[Colour
                 continue
             if latents.obs[column].nunique() < 2:
                 reading = f"{column} has one category only, so there is nothing to tell apart."
-            colourings.append(Colouring(latents.obs[column], role, reading))
+            order = summary.get("order", {}).get(column, ())
+            colourings.append(Colouring(latents.obs[column], role, reading, order=order))
     return colourings

@@ -72,8 +72,9 @@ def render_query_report(
     ----------
     summary
         `title`, `atlas` (its name), `version`, `created` (ISO 8601), `calibration` (a sentence),
-        `abstain_below`, `false_discovery_rate`, `covariates` (the biological ones of the atlas)
-        and `by` (obs column to break calls down by, or None).
+        `abstain_below`, `false_discovery_rate`, `covariates` (the biological ones of the atlas),
+        `by` (obs column to break calls down by, or None) and `order` (optional; covariate to its
+        categories in the order of their colours).
     cells
         obs with the columns of `invatlas.annotate` and the query's own; obsm `X_invariant` and,
         if the query was laid out, `X_invariant_umap`.
@@ -202,7 +203,7 @@ def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colou
     list of Colouring
         Names of cells and the like, of which nearly every cell has its own, are left out.
     """
-    outcome = tell_outcomes(obs)
+    outcome, order = tell_outcomes(obs), summary.get("order", {})
     flags = pd.Categorical(
         np.where(outcome == "new", "flagged as new", "not flagged"),
         ["flagged as new", "not flagged"],
@@ -231,7 +232,9 @@ def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colou
     for name in dict.fromkeys([*summary["covariates"], "joint"]):
         made |= {f"predicted_{name}", f"predicted_{name}_probability"}
         if name in list_calls(summary["covariates"]):
-            listed.append(Colouring(obs[f"predicted_{name}"], "called", likeliest))
+            listed.append(
+                Colouring(obs[f"predicted_{name}"], "called", likeliest, order=order.get(name, ()))
+            )
     for name in summary.get("continuous", []):
         made |= {f"predicted_{name}", f"predicted_{name}_deviation"}
         told = f"Mean {name} under the posterior of each cell."
@@ -244,7 +247,7 @@ def list_colourings(obs: pd.DataFrame, summary: Mapping[str, Any]) -> list[Colou
     own.sort(key=lambda name: name != summary.get("by"))
     for name in own[:MOST_COLUMNS]:
         reading = f"{name} is a column of the query; calls do not depend on it."
-        listed.append(colour_values(obs[name], "query", reading))
+        listed.append(colour_values(obs[name], "query", reading, order.get(name, ())))
     return listed
 
 

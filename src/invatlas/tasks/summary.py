@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from invatlas.atlas import Atlas
@@ -38,7 +39,8 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
     Plain values: title, version, created, cells, genes, held_out, kept, calibration and seeds
     (sentences; the last is empty for a fit of one seed), biological and technical (column to
     category to cells), missing (column to cells), confounding (rows as of
-    :func:`invatlas.confounding`), continuous (columns), training, settings, versions.
+    :func:`invatlas.confounding`), continuous (columns), order (as of
+    :func:`order_values`), training, settings, versions.
     """
     versions = dict(atlas.record["versions"])
     return {
@@ -54,6 +56,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
         "biological": {c.name: _count(c, obs) for c in atlas.schema.biological},
         "technical": {c.name: _count(c, obs) for c in atlas.schema.technical},
         "continuous": [c.name for c in atlas.schema.covariates if c.knots],
+        "order": order_values(atlas),
         "missing": {c.name: int((c.encode(obs) == MISSING).sum()) for c in atlas.schema.covariates},
         "confounding": [
             tell_finding(Finding.from_json(finding)) for finding in atlas.record["confounding"]
@@ -83,8 +86,8 @@ def summarise_query(
     Returns
     -------
     Plain values: title, atlas, version, created, calibration (a sentence), abstain_below,
-    false_discovery_rate, covariates and continuous (biological ones), by (the first
-    technical column the query has, or None).
+    false_discovery_rate, covariates and continuous (biological ones), order (as of
+    :func:`order_values`), by (the first technical column the query has, or None).
     """
     columns = [c.name for c in atlas.schema.technical if c.name in mapped.cells.obs]
     return {
@@ -97,8 +100,31 @@ def summarise_query(
         "false_discovery_rate": calling.false_discovery_rate,
         "covariates": [c.name for c in atlas.schema.called],
         "continuous": [c.name for c in atlas.schema.biological if c.knots],
+        "order": order_values(atlas),
         "by": columns[0] if columns else None,
     }
+
+
+def order_values(atlas: Atlas) -> dict[str, list[str]]:
+    """Order the categories of each covariate, the most frequent in the fit first.
+
+    All pages of an atlas give its categories colours in this order. Those an adaptation added come
+    last, so that the others keep theirs.
+    """
+    order: dict[str, list[str]] = {}
+    later = sum(step["combinations"] for step in atlas.record["adapted"])
+    for covariates, prior, added in (
+        (atlas.schema.biological, atlas.model.prior_invariant, 0),
+        (atlas.schema.technical, atlas.model.prior_spurious, later),
+    ):
+        codes = prior.combinations.cpu().numpy()[: len(prior.combinations) - added]
+        weights = prior.weights.cpu().numpy()[: len(codes)]
+        for column, covariate in enumerate(covariates):
+            values = covariate.categories
+            share = np.bincount(codes[:, column], weights, len(values))
+            ranked = np.argsort(-share, kind="stable")
+            order |= {} if covariate.knots else {covariate.name: [values[k] for k in ranked]}
+    return order
 
 
 def describe_choice(atlas: Atlas) -> str:

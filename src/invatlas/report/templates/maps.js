@@ -1,7 +1,8 @@
 const data = JSON.parse(document.getElementById("maps-data").textContent);
-// A column may name its own colours, by variables of the style sheet, and a code that lies on top.
-const colour = (column, code) =>
-  column.shades ? `var(${column.shades[code]})` : data.colours[code % data.colours.length];
+// A column may name its own colours, by variables of the style sheet, and a code that lies on top;
+// or the place of each code in the palette, so that names have one colour on all pages.
+const colour = (column, code) => column.shades
+  ? `var(${column.shades[code]})` : data.colours[(column.tints?.[code] ?? code) % data.colours.length];
 const pencil = document.createElement("canvas").getContext("2d");
 const numbers = new Map();
 function number(shade) { // a colour or a variable of the style sheet as 0xrrggbb
