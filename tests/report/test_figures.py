@@ -192,6 +192,10 @@ def test_abundance_shows_cells_by_type_and_what_is_clear() -> None:
     drawn = [np.asarray(dots.get_offsets()) for dots in ax.collections]
     shown = [(x, round(y)) for dots in drawn for x, y in dots.tolist() if np.isfinite(x)]
     assert shown == [(0.5, 0), (1.0, 1), (-2.0, 0)], "not clear, more frequent, less frequent"
+    assert ax.get_xlabel().endswith("density in the second over the first")
+    table.attrs["between"] = ["ctrl", "stim"]
+    named = ia.pl.abundance(table.assign(false_discovery_rate=0.01))
+    assert named.get_xlabel() == "natural log of the density in stim over ctrl"
 
 
 @pytest.mark.parametrize("assumed", ["survival", "strength"])

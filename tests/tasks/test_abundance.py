@@ -89,6 +89,7 @@ def test_an_atlas_is_asked(atlas: ia.Atlas, study: AnnData) -> None:
     assert set(apart["cell_type"]) == {"healthy", "disease_1"}, "the other biological column"
     turned = ia.abundance(atlas, study)
     np.testing.assert_allclose(turned["log_density_ratio"], -found["log_density_ratio"])
+    assert found.attrs["between"] == turned.attrs["between"][::-1] == ["healthy", "disease_1"]
     two = study[study.obs["donor"].isin(["donor_01", "donor_02"])].copy()
     alone = ia.abundance(atlas, two)
     assert alone["log_density_ratio"].notna().all() and alone["p_value"].isna().all()

@@ -120,14 +120,21 @@ def show_abundance(path: Path, table: pd.DataFrame, lead: str, doubts: Sequence[
     by_type = table.groupby("cell_type")["log_density_ratio"].describe()
     by_type = by_type.rename(columns={"count": "cells", "std": "deviation"})
     by_type = by_type.astype({"cells": int})
+    first, second = table.attrs.get("between", ("the first condition", "the second condition"))
     write_page(
         path,
-        title="Where cells are more frequent",
+        title=f"Where cells are more frequent: {second} against {first}",
         lead=lead,
         figures={"Cells": figures.abundance(table)},
         tables={"Log density ratio by cell type": by_type},
-        notes={"Cells": "Each dot is a cell; to the right the second condition has more. Donors "
-               "are the replicates."},
+        notes={
+            "Cells": f"Each dot is a cell of {first} or {second}; to the right {second} has more, "
+            f"to the left {first}: at 1 the density in {second} is 2.7 times that in {first}, the "
+            "ratio being in natural logarithms. Donors are the replicates. More and less frequent "
+            f"in {second} are cells at a false discovery rate of 5 %.",
+            "Log density ratio by cell type": f"Natural logarithm of the density in {second} over "
+            f"that in {first}, over the cells of both.",
+        },
         warnings=doubts,
     )  # fmt: skip
 

@@ -71,7 +71,7 @@ def abundance(
         One row a cell of a or b, by its name: ``cell_type``, ``donor``, ``condition``,
         ``log_density_ratio`` (positive where b has more), ``standard_error`` (over samples),
         ``p_value`` and ``false_discovery_rate``; the last three are NaN where a side has one
-        sample.
+        sample. ``attrs["between"]`` names a and b.
 
     Raises
     ------
@@ -102,7 +102,9 @@ def abundance(
     table = samples.table.iloc[kept[sample]][["donor", "condition"]].reset_index(drop=True)
     kinds = np.array(samples.cell_types, dtype=object)[samples.cell_type[taken]]
     table.insert(0, "cell_type", kinds)
-    return table.join(found).set_axis(adata.obs_names[samples.rows[taken]])
+    table = table.join(found).set_axis(adata.obs_names[samples.rows[taken]])
+    table.attrs["between"] = list(between)
+    return table
 
 
 def compare_density(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from invatlas.errors import DataError
-from invatlas.report.figures.paper import SHADES, check_table, name_rows, open_axes, show_key
+from invatlas.report.figures.paper import SHADES, check_table, name_rows, open_axes, plain, show_key
 from invatlas.report.plots import choose_cells
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def abundance(
     Parameters
     ----------
     table
-        As of ``ia.abundance``: ``cell_type``, ``log_density_ratio``, ``false_discovery_rate``.
+        As of ``ia.abundance``: ``cell_type``, ``log_density_ratio``, ``false_discovery_rate``;
+        the axis names the two conditions where ``attrs["between"]`` does.
     false_discovery_rate
         Cells at or under it are coloured, by the sign of the ratio.
     ax
@@ -144,6 +145,7 @@ def abundance(
         ax.scatter(ratio[kept], place[kept], c=SHADES[shade], s=size, lw=0, rasterized=True)
         ax.scatter([], [], c=SHADES[shade], s=28, lw=0, label=label)
     name_rows(ax, list(names))
-    ax.set_xlabel("log density ratio")
+    first, second = map(plain, table.attrs.get("between", ("the first", "the second")))
+    ax.set_xlabel(f"natural log of the density in {second} over {first}")
     show_key(ax, "lower right", (1, 1), columns=3)
     return ax
