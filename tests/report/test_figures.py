@@ -119,6 +119,9 @@ def test_volcano_counts_both_sides_and_names_the_surest() -> None:
     assert np.isfinite(list_points(ax)).all(), "a rate of 0 has a place"
     sure = ia.pl.volcano(make_genes([1, 0.1], [0, 0.5])).collections[1].get_offsets()[0]
     assert sure[1] == pytest.approx(-np.log10(0.005)), "beyond the line"
+    assert ia.pl.volcano(table).get_ylabel() == "-log10 false discovery rate (0 drawn at 9.0)"
+    positive = ia.pl.volcano(make_genes([1, 2], [1e-9, 0.5]))
+    assert positive.get_ylabel() == "-log10 false discovery rate"
     with pytest.raises(DataError, match="lacks false_discovery_rate"):
         ia.pl.volcano(table[["log2_fold_change"]])
 

@@ -15,13 +15,13 @@ import invatlas as ia
 from invatlas.data.covariates import Covariate
 from invatlas.tasks.design import (
     choose,
-    count_cells,
     inform,
     list_unmeasured,
     measure_cells,
     measure_prior,
     weigh,
 )
+from invatlas.tasks.explain import count_cells
 from invatlas.tasks.prior_effects import Effects, Measured, fit_effects, predict
 
 LETTERS = Covariate("letter", "categorical", ("a", "b", "c"))

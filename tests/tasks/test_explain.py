@@ -66,6 +66,16 @@ def test_integrated_gradients_sum_to_the_change(atlas: ia.Atlas) -> None:
     assert not found[1, :, :4].any(), "latents that do not move carry nothing"
 
 
+def test_the_cells_behind_each_shift_are_counted(atlas: ia.Atlas) -> None:
+    found = ia.explain(atlas)
+    assert list(found.cells.index) == list(found.shifts) and found.cells.index.name == "shift"
+    of_types = found.cells[found.cells.index.str.contains(" in ")]
+    whole = found.cells[~found.cells.index.str.contains(" in ")]
+    np.testing.assert_array_equal(of_types.sum(), whole.sum())
+    ends = whole["cells"].sum() + whole["cells_against"].iloc[0]
+    assert ends == atlas.record["labelled"]["invariant"], "every fitted cell is on a side"
+
+
 def test_gene_sets_are_scored_as_by_a_regression_on_membership() -> None:
     rng = np.random.default_rng(0)
     values = pd.DataFrame(rng.normal(size=(60, 2)), [f"G{j}" for j in range(60)], ["p", "q"])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from invatlas.report import figures
@@ -23,28 +24,50 @@ MODEL = (
     "changed."
 )
 FOUND = "States were found in the same counts: their markers are a description, no test."
-MOST_SHIFTS = 6
+CAPPED = (
+    " Rates too small to be told from 0 are drawn in a line at the top, at the smallest other rate."
+)
+MOST_SHIFTS = 12
+FEW_CELLS = 30  # on a side of a shift
 
 
 def show_counterfactual(path: Path, predicted: AnnData, change: str) -> None:
     """Show which genes change most."""
     supported = predicted.obs["counterfactual_supported"]
     genes = predicted.var.sort_values("log2_fold_change", key=abs, ascending=False, kind="stable")
+    already = _count_already(predicted.obs[supported], change)
+    among = f", the {already:,} that have {change} already among them" if already else ""
+    held = "What the model holds to change"
     write_page(
         path,
         title=f"Counterfactual: {change}",
         lead=f"{supported.sum():,} of {len(supported):,} cells are such as the atlas knows.",
         figures={
             "Genes": figures.counterfactual(predicted),
-            "What the model holds to change": figures.volcano(
-                predicted.var, of="counterfactual over measured"
-            ),
+            held: figures.volcano(predicted.var, of="counterfactual over measured"),
         },
         tables={"All genes": genes.rename_axis("gene")},
-        notes={"Genes": "Counts per 10,000 over these cells, those that change most first; bars "
-               "hold 90 %."},
+        notes={
+            "Genes": "Mean counts per 10,000 over the cells the atlas knows, the genes that change "
+            f"most first. Measured is the mean of these same cells as they are{among}. Bars are 90 "
+            "% intervals of the mean: of what the model holds, not of what it may have learnt "
+            "wrongly.",
+            held: "The rate says how sure the model is of a change, not whether it is right."
+            + (CAPPED if (genes["false_discovery_rate"] == 0).any() else ""),
+        },
         warnings=[MODEL],
-    )  # fmt: skip
+    )
+
+
+def _count_already(obs: pd.DataFrame, change: str) -> int:
+    """Count the cells that have all values of a change, as ``column=value, column=value``."""
+    wanted = change.split(", ")
+    has = [
+        (f"{name}=" + obs[name].astype(str)).isin(wanted)
+        for name in obs
+        if any(one.startswith(f"{name}=") for one in wanted)
+    ]
+    return int(np.logical_and.reduce(has).sum()) if len(has) == len(wanted) else 0
 
 
 def show_differential(path: Path, table: pd.DataFrame, groups: str, lead: str) -> None:
@@ -84,20 +107,43 @@ def show_states(path: Path, found: States, cell_type: str) -> None:
 
 def show_explained(path: Path, found: Explained) -> None:
     """Show the genes that each shift moves, and the sets that hold them."""
-    genes = found.shifts.join(found.latents)
+    fewest = found.cells.min(axis=1)
+    behind = found.cells.assign(caution=np.where(fewest < FEW_CELLS, "few cells", ""))
+    known = fewest.sort_values(ascending=False, kind="stable").index[:MOST_SHIFTS]
+    drawn = [name for name in found.shifts if name in known]
+    lead = f"{found.shifts.shape[1]} shifts and {found.latents.shape[1]} latents of z_I."
+    if len(drawn) < found.shifts.shape[1]:
+        lead += (
+            f" The {len(drawn)} shifts with most cells on their smaller side are drawn; the others "
+            "stand in the tables."
+        )
     write_page(
         path,
         title="What moves which gene",
-        lead=f"{found.shifts.shape[1]} shifts and {found.latents.shape[1]} latents of z_I.",
-        figures={of: figures.explain(found, of) for of in list(found.shifts)[:MOST_SHIFTS]},
+        lead=lead,
+        figures={of: figures.explain(found, of) for of in drawn},
         tables={
-            "Genes": genes,
+            "Cells behind the shifts": behind,
+            "Genes": found.shifts.join(found.latents),
             "Latents that carry the shifts": found.carriers.rename_axis("latent"),
             **({"Gene sets": found.gene_sets} if len(found.gene_sets) else {}),
         },
-        notes={"Genes": "Change of the natural logarithm of expression: of a latent for one of its "
-               "standard deviations, of a shift from one value to the other."},
-    )  # fmt: skip
+        notes={
+            **{name: _tell_cells(*found.cells.loc[name]) for name in drawn},
+            "Cells behind the shifts": "Cells the atlas was fitted to, of the value and of the one "
+            f"it is held against. Fewer than {FEW_CELLS} on a side call for caution: little was "
+            "learnt of them, and what was learnt of other cells stands in for it.",
+            "Genes": "Change of the natural logarithm of expression: of a latent for one of its "
+            "standard deviations, of a shift from one value to the other.",
+        },
+    )
+
+
+def _tell_cells(cells: int, against: int) -> str:
+    """Say how many cells stand behind a shift, and whether they are few."""
+    told = f"Learnt from {cells:,} cells against {against:,}."
+    few = f" Fewer than {FEW_CELLS} on a side: take it with caution."
+    return told + few if min(cells, against) < FEW_CELLS else told
 
 
 def show_donors(path: Path, found: Donors, doubts: Sequence[str]) -> None:

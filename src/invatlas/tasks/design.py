@@ -27,6 +27,7 @@ from invatlas.data.covariates import Covariate
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.tasks.combined import read_parts
 from invatlas.tasks.embed import embed
+from invatlas.tasks.explain import count_cells
 from invatlas.tasks.prior_effects import Measured, Weights, fit_effects, predict
 from invatlas.tasks.samples import name_donor
 
@@ -154,13 +155,6 @@ def list_unmeasured(atlas: Atlas, obs: pd.DataFrame | None = None) -> pd.DataFra
     return pd.DataFrame(
         {c.name: np.array(c.categories)[codes[:, k]] for k, c in enumerate(atlas.schema.biological)}
     )
-
-
-def count_cells(atlas: Atlas) -> np.ndarray:
-    """Fitted cells of each combination: the weights are (cells + 1) over their sum."""
-    weights = atlas.model.prior_invariant.weights.double().cpu().numpy()
-    total = atlas.record["labelled"]["invariant"] + len(weights)
-    return np.asarray(np.rint(weights / weights.sum() * total), dtype=np.int64) - 1
 
 
 def weigh(covariates: tuple[Covariate, ...], table: pd.DataFrame) -> Weights:

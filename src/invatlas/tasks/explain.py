@@ -59,12 +59,17 @@ class Explained(Outlined):
         One row a gene set and column of ``latents`` or ``shifts``: ``of``, ``gene_set``,
         ``genes``, ``t``, ``p_value``, ``false_discovery_rate`` (within ``of``), best first; empty
         without gene sets.
+    cells
+        Fitted cells behind each shift (shift, side): ``cells`` of the value and ``cells_against``
+        of the other one. Of few cells the prior knows little; of none it is a sum of what the
+        values do elsewhere.
     """
 
     latents: pd.DataFrame
     shifts: pd.DataFrame
     carriers: pd.DataFrame
     gene_sets: pd.DataFrame
+    cells: pd.DataFrame
 
 
 def explain(
@@ -116,11 +121,11 @@ def explain(
     slopes, variance = average_slopes(atlas, express)
     latents = pd.DataFrame((slopes * variance.sqrt()).numpy(), genes)
     latents.columns = [f"z_I {k + 1}" for k in range(latents.shape[1])]
-    shifts, carriers = _follow_shifts(atlas, express, column, base)
+    shifts, carriers, cells = _follow_shifts(atlas, express, column, base)
     shifts = shifts.set_axis(genes)
     carriers = carriers.set_axis(latents.columns)
     scored = score_gene_sets(pd.concat([latents, shifts], axis=1), sets) if sets else _NO_SETS
-    return Explained(latents, shifts, carriers, scored)
+    return Explained(latents, shifts, carriers, scored, cells)
 
 
 _NO_SETS = pd.DataFrame(columns=["of", "gene_set", "genes", "t", "p_value", "false_discovery_rate"])
@@ -238,10 +243,17 @@ def average_slopes(atlas: Atlas, express: Callable[[Tensor], Tensor]) -> tuple[T
     return torch.einsum("d,dgk->gk", weight, slopes), variance
 
 
+def count_cells(atlas: Atlas) -> np.ndarray:
+    """Fitted cells of each combination: the weights are (cells + 1) over their sum."""
+    weights = atlas.model.prior_invariant.weights.double().cpu().numpy()
+    total = atlas.record["labelled"]["invariant"] + len(weights)
+    return np.asarray(np.rint(weights / weights.sum() * total), dtype=np.int64) - 1
+
+
 def _follow_shifts(
     atlas: Atlas, express: Callable[[Tensor], Tensor], column: int, base: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Change (gene, shift) and what each latent carries of it (latent, shift)."""
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Change (gene, shift), what each latent carries of it (latent, shift), cells behind it."""
     prior = atlas.model.prior_invariant
     with torch.no_grad():
         given = prior()
@@ -250,7 +262,8 @@ def _follow_shifts(
     biological = atlas.schema.biological
     moved = biological[column]
     others = [k for k, c in enumerate(biological) if k != column and not c.knots]
-    shifts, carriers = {}, {}
+    counts = count_cells(atlas)
+    shifts, carriers, cells = {}, {}, {}
     for value, name in enumerate(moved.categories):
         ends = [(k, place.get((*row[:column], base, *row[column + 1 :])))
                 for k, row in enumerate(codes.tolist()) if row[column] == value]  # fmt: skip
@@ -273,7 +286,10 @@ def _follow_shifts(
                 carried = np.average(by_latent[rows], axis=0, weights=weight[rows])
                 size = np.sqrt((carried**2).mean(0))
                 carriers[label] = size / max(size.sum(), 1e-12)
-    return pd.DataFrame(shifts), pd.DataFrame(carriers)
+                cells[label] = [counts[side][rows].sum() for side in (to, start)]
+    sides = ["cells", "cells_against"]
+    behind = pd.DataFrame.from_dict(cells, orient="index", columns=sides).rename_axis("shift")
+    return pd.DataFrame(shifts), pd.DataFrame(carriers), behind
 
 
 def integrate(express: Callable[[Tensor], Tensor], start: Tensor, end: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ def volcano(
     # a rate of 0 is drawn at the smallest other one, beyond the line of those that are clear
     least = min(rate[rate > 0].min(initial=1.0), false_discovery_rate / 10)
     sure = -np.log10(np.maximum(rate, least))
+    capped = f" (0 drawn at {-np.log10(least):.1f})" if (rate < least).any() else ""
     ax = open_axes(ax, (5.2, 4.0))
     clear = rate <= false_discovery_rate
     for kept, shade, name in (
@@ -76,7 +77,7 @@ def volcano(
                     textcoords="offset points", ha="left" if side > 0 else "right",
                     color=SHADES["ink"])  # fmt: skip
     ax.axhline(-np.log10(false_discovery_rate), color=SHADES["second"], lw=0.8, ls=(0, (3, 3)))
-    ax.set(xlabel=f"log2 fold change, {plain(of)}", ylabel="-log10 false discovery rate")
+    ax.set(xlabel=f"log2 fold change, {plain(of)}", ylabel=f"-log10 false discovery rate{capped}")
     ax.margins(x=0.22, y=0.09)
     show_key(ax, "upper center", (0.5, -0.14), columns=3)
     return ax
