@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
 
 
 def render_page(name: str, **parts: Any) -> str:
@@ -41,6 +42,7 @@ def render_page(name: str, **parts: Any) -> str:
         date=format_date,
         setting=format_setting,
         digest=digest_script,
+        breakable=format_breakable,
     )
     return environment.get_template(name).render(**parts)
 
@@ -98,6 +100,11 @@ def format_setting(value: Any) -> str:
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def format_breakable(name: str) -> Markup:
+    """Let a name break into lines after underscores, not within words."""
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
 
 
 def digest_script(script: str) -> str:
