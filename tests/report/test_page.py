@@ -264,6 +264,8 @@ def test_bars_name_the_largest_and_sum_up_the_rest() -> None:
     assert svg.count('class="bar"') == 20
     assert svg.count('class="bar hollow"') == 1
     assert "and 40 more, 820 cells" in svg
+    one_left = horizontal_bars({f"c{n}": n for n in range(1, 22)})
+    assert one_left.count('class="bar"') == 21 and " more, " not in one_left
     ElementTree.fromstring(horizontal_bars({}))
     ElementTree.fromstring(horizontal_bars({"none": 0}))
 

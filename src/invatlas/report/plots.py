@@ -106,7 +106,8 @@ def horizontal_bars(counts: Mapping[str, int], missing: int = 0, shown: int = 20
     missing
         Number of cells without a value, drawn as a last, hollow bar.
     shown
-        Categories drawn at most, the largest first; the rest is summed up in words.
+        Categories drawn, the largest first; the rest is summed up in words, which take the room of
+        one, so that a single one left is drawn too.
 
     Returns
     -------
@@ -114,6 +115,7 @@ def horizontal_bars(counts: Mapping[str, int], missing: int = 0, shown: int = 20
         SVG, 340 units wide.
     """
     ranked = sorted(counts.items(), key=lambda item: -item[1])
+    shown += len(ranked) == shown + 1
     kept, rest = ranked[:shown], ranked[shown:]
     total = sum(counts.values()) + missing
     rows = [(str(name), count, "bar") for name, count in kept]
