@@ -284,6 +284,33 @@ def test_first_epochs_do_not_flatten_the_rest() -> None:
     ElementTree.fromstring(line_chart([], {"train": []}))
 
 
+def find_heights(svg: str, kind: str) -> list[float]:
+    """Heights of the points of the curves of a kind, from the top."""
+    paths = re.findall(rf'<path class="{kind}" d="M([^"]+)"', svg)
+    return [float(point.split()[1]) for path in paths for point in path.split("L")]
+
+
+def test_what_lies_above_the_axis_is_said_above_all_curves() -> None:
+    curve = [1e6, *np.linspace(20, 10, 10), 1e3, np.nan, *np.linspace(10, 9, 19)]
+    svg = line_chart(range(32), {"train": curve, "held_out": curve[::-1]})
+    said = re.search(r' y="([0-9.]+)">some epochs lie above', svg)
+    assert said and float(said[1]) > 10, "within the drawing"
+    for kind in ("train", "held_out"):
+        heights = find_heights(svg, kind)
+        assert min(heights) == pytest.approx(26), "curves end where the axis does"
+        assert min(heights) > float(said[1]) + 5
+    assert "nan" not in svg
+    steady = line_chart(range(4), {"train": [2.0, 1.0, 0.5, np.inf]})
+    assert len(find_heights(steady, "train")) == 3, "infinity is a gap"
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 400])
+def test_epochs_are_whole_numbers(epochs: int) -> None:
+    svg = line_chart(range(1, epochs + 1), {"train": np.linspace(2, 1, epochs).tolist()})
+    marks = re.findall(r'class="tick middle"[^>]*>([^<]+)<', svg)
+    assert marks and not any("." in mark for mark in marks)
+
+
 def test_a_term_that_stays_zero_is_left_out(history: Maker) -> None:
     table = history(5).assign(train_shrinkage=0.0, held_out_shrinkage=0.0)
     assert "shrinkage" not in [curve["term"] for curve in draw_curves(table, 3)]

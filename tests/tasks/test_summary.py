@@ -56,6 +56,7 @@ def test_it_is_said_by_what_the_epoch_was_chosen(atlas: ia.Atlas) -> None:
     assert "epoch 20 were kept, the latest there were: weights are compared from epoch 42" in told(
         20, 20
     )
+    assert told(1, 1) == "There was one epoch, whose weights were kept."
     alone = atlas.history.drop(columns="held_out_objective")
     assert "epoch 56, the last, were kept: no cells" in told(56, 56, history=alone)
     assert ia.summarise(atlas, pd.DataFrame(index=[]))["kept"] == describe_choice(atlas)

@@ -155,8 +155,8 @@ def line_chart(
 ) -> str:
     """Draw curves over epochs.
 
-    Where the first epochs or some spikes would flatten all else, the axis covers what is left
-    and a note says that they lie above it.
+    Where the first epochs or some spikes would flatten all else, the axis covers what is left,
+    curves end at its top, and a note over them says so.
 
     Parameters
     ----------
@@ -185,23 +185,25 @@ def line_chart(
     start, end = (x.min(), x.max()) if x.max() > x.min() else (x[0] - 0.5, x[0] + 0.5)
     ticks = round_ticks(low, high, 5 if height > 250 else 3)
     left = 6.6 * max(len(f"{tick:,.6g}") for tick in ticks) + 10
-    plane = Plane(start, end, low, high, left, width - 12.0, 12.0, height - 24.0)
-    parts = plane.draw_axes(ticks, round_ticks(start, end, max(3, width // 110)))
+    top = 26.0 if cut else 12.0
+    plane = Plane(start, end, low, high, left, width - 12.0, top, height - 24.0)
+    whole = [mark for mark in round_ticks(start, end, max(3, width // 110)) if mark.is_integer()]
+    parts = plane.draw_axes(ticks, whole)
     if best_epoch is not None and start <= best_epoch <= end:
         across = plane.across(best_epoch)
         parts.append(f'<path class="best" d="M{across:.1f} {plane.top:g}V{plane.bottom:g}"/>')
     for name, line in values.items():
-        points = [(plane.across(a), plane.down(b)) for a, b in zip(x, line, strict=True)]
+        points = [(plane.across(a), plane.down(b)) for a, b in _end_at(high, x, line)]
         parts.extend(_trace(points, name))
     for value in list(values.values())[-1][x == best_epoch]:
         if low <= value <= high:
             place = f'cx="{plane.across(best_epoch or 0):.1f}" cy="{plane.down(value):.1f}"'
             parts.append(f'<circle class="dot" {place} r="4"/>')
     if cut:
-        place = f'x="{plane.right:g}" y="{plane.top + 12:g}"'
+        place = f'x="{plane.right:g}" y="{plane.top - 12:g}"'
         late = any((line[_start_of(line) :] > high).any() for line in values.values())
         what = "some epochs" if late else "first epochs"
-        parts.append(f'<text class="tick end halo" {place}>{what} lie above the axis</text>')
+        parts.append(f'<text class="tick end" {place}>{what} lie above the axis</text>')
     return draw_svg(width, height, label, parts)
 
 
@@ -229,6 +231,20 @@ def _choose_range(lines: Sequence[npt.NDArray[np.float64]]) -> tuple[float, floa
 def _start_of(line: npt.NDArray[np.float64]) -> int:
     """Where the first epochs end."""
     return max(1, len(line) // 12)
+
+
+def _end_at(
+    high: float, x: npt.NDArray[np.float64], line: npt.NDArray[np.float64]
+) -> list[tuple[float, float]]:
+    """Points of a curve under a height; it ends where it crosses that, and leaves a gap above."""
+    points: list[tuple[float, float]] = []
+    for k, (a, b) in enumerate(zip(x.tolist(), line.tolist(), strict=True)):
+        before = line[k - 1] if k else b
+        if np.isfinite(b - before) and (b > high) != (before > high):
+            share = (high - before) / (b - before)
+            points.append((x[k - 1] + share * (a - x[k - 1]), high))
+        points.append((a, b if b <= high else np.nan))
+    return points
 
 
 def _trace(points: Sequence[tuple[float, float]], name: str) -> list[str]:

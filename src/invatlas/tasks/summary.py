@@ -133,6 +133,8 @@ def describe_choice(atlas: Atlas) -> str:
     best, last, planned = training["best_epoch"], training["epochs"], training["planned"]["epochs"]
     if "held_out_objective" not in atlas.history:
         return f"The weights of epoch {best}, the last, were kept: no cells were held out."
+    if last == 1:
+        return "There was one epoch, whose weights were kept."
     first = max(1, math.ceil(SETTLED * planned))
     late = f"the last quarter of the {planned} that were planned"
     if best < first:
