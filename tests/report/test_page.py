@@ -169,6 +169,16 @@ def test_thousands_of_categories(report: Maker, latents: Maker) -> None:
     assert len(html) < 3_000_000
 
 
+def test_what_maps_should_show_is_a_wish_that_an_audit_checks(
+    report: Maker, latents: Maker
+) -> None:
+    cells = latents(60)
+    reading = list_colourings(cells, report(cells)["summary"])[-1].reading
+    assert reading.startswith("donor is a technical covariate: wanted is that its categories mix")
+    assert "lie apart as far as they differ in the spurious one" in reading
+    assert reading.endswith("invatlas audit measures how much each latent tells of donor.")
+
+
 def test_no_spurious_dimensions(report: Maker, latents: Maker) -> None:
     html = render_report(**report(latents(60, spurious=0)))
     assert list(read_data(html)["maps"]) == ["invariant"]

@@ -229,7 +229,7 @@ def draw_curves(history: pd.DataFrame, best_epoch: float | None) -> list[dict[st
 
 
 def list_colourings(latents: AnnData, summary: Mapping[str, Any]) -> list[Colouring]:
-    """List the covariates that colour the maps, and say where their categories should lie.
+    """List the covariates that colour the maps, and say how their categories are wanted to lie.
 
     Parameters
     ----------
@@ -242,13 +242,18 @@ def list_colourings(latents: AnnData, summary: Mapping[str, Any]) -> list[Colour
     """
     spurious = LAYOUTS["spurious"] in latents.obsm and latents.obsm["X_spurious"].shape[1] > 0
     colourings = []
-    for role, here, there in (("biological", "apart", "mixed"), ("technical", "mixed", "apart")):
+    for role, here, there in (
+        ("biological", "lie apart", "mix"),
+        ("technical", "mix", "lie apart as far as they differ"),
+    ):
         for column in summary.get(role, {}):
             if column not in latents.obs:
                 continue
             reading = (
-                f"{column} is a {role} covariate: its categories should lie {here} in the "
-                f"invariant map{f' and {there} in the spurious one' if spurious else ''}."
+                f"{column} is a {role} covariate: wanted is that its categories {here} in the "
+                f"invariant map{f' and {there} in the spurious one' if spurious else ''}. A map "
+                "shows that roughly: invatlas audit measures how much each latent tells of "
+                f"{column}."
             )
             if column in summary.get("continuous", []):
                 reading = f"{column} is a {role} covariate with numbers for values."
