@@ -33,7 +33,13 @@ from invatlas.report.plots import (
     line_chart,
     palette,
 )
-from invatlas.report.template import format_date, format_duration, format_setting, format_share
+from invatlas.report.template import (
+    format_breakable,
+    format_date,
+    format_duration,
+    format_setting,
+    format_share,
+)
 
 Maker = Callable[..., Any]
 HOSTILE = "</script><script>window.broken = true; alert(1)</script>"
@@ -342,6 +348,9 @@ def test_small_formats() -> None:
     ]
     assert format_date("yesterday") == "yesterday"
     assert [format_setting(v) for v in (None, "x", [1, 2], True)] == ["none", "x", "[1, 2]", "true"]
+    names = {"log2_fold_change_sd": "log2_<wbr>fold_<wbr>change_sd", "disease_2": "disease_2"}
+    names |= {"<b>_": "&lt;b&gt;_", "": ""}
+    assert {name: str(format_breakable(name)) for name in names} == names
     shares = [format_share(share) for share in (0, 1e-5, 0.123, 0.9999, 1)]
     assert shares == ["0.0 %", "<0.1 %", "12.3 %", ">99.9 %", "100.0 %"]
 

@@ -355,6 +355,27 @@ def test_browser_shows_calls_of_one_covariate_at_a_time(browser: Any, page: Path
     assert shown() == [False, True, False]
 
 
+def test_browser_says_where_a_table_goes_on(browser: Any, page: Path) -> None:
+    cut = """return [...document.querySelectorAll("[data-panel] .scroller")].map((scroller) =>
+      [scroller.classList.contains("cut"), !scroller.previousElementSibling.hidden])"""
+    assert browser.execute_script(cut)[0] == [True, True], "all combinations are wider than a page"
+    browser.execute_script("document.querySelector('[data-panel] .scroller').scrollLeft = 1e6")
+    browser.settle()
+    assert browser.execute_script(cut)[0] == [False, True], "the end is reached"
+    browser.find_elements("css selector", "[data-show]")[2].click()
+    browser.settle()
+    assert browser.execute_script(cut)[2] == [False, False], "two conditions fit"
+    assert browser.get_log("browser") == []
+
+
+def test_browser_shows_a_list_of_labels_whole(browser: Any, page: Path) -> None:
+    hidden = """const list = document.getElementById("table-confidence-predicted-joint");
+    const { scrollHeight, clientHeight } = list.parentNode;
+    return [list.tBodies[0].rows.length, scrollHeight - clientHeight]"""
+    rows, lost = browser.execute_script(hidden)
+    assert rows == 16 and lost <= 0
+
+
 def test_browser_keeps_a_table_as_csv(
     browser: Any, page: Path, query: Maker, tmp_path: Path
 ) -> None:

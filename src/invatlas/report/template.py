@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,8 @@ def format_setting(value: Any) -> str:
 
 
 def format_breakable(name: str) -> Markup:
-    """Let a name break into lines after underscores, not within words."""
-    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
+    """Let a name break into lines after underscores, not within words nor before an ending."""
+    return Markup("_<wbr>").join(escape(part) for part in re.split("_(?=[^_]{3})", name))
 
 
 def digest_script(script: str) -> str:

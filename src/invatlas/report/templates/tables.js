@@ -29,6 +29,16 @@ function keep(table) {
   Object.assign(make("a", ""), { href: file, download: `${table.dataset.file}.csv` }).click();
   setTimeout(() => URL.revokeObjectURL(file), 10_000);
 }
+function tellCut(scroller) { // a table wider than the page fades at the right until its end is reached
+  const wider = scroller.scrollWidth - scroller.clientWidth;
+  scroller.classList.toggle("cut", wider - scroller.scrollLeft > 2);
+  scroller.previousElementSibling.hidden = wider <= 2;
+}
+const watched = new ResizeObserver((entries) => entries.forEach(({ target }) => tellCut(target)));
+for (const scroller of find(".scroller")) {
+  watched.observe(scroller);
+  scroller.addEventListener("scroll", () => tellCut(scroller));
+}
 for (const table of find("table[data-file]"))
   for (const heading of table.tHead.rows[0].cells)
     heading.querySelector("button").addEventListener("click", () => sortBy(table, heading.cellIndex));
