@@ -56,6 +56,8 @@ def test_it_is_said_by_what_the_epoch_was_chosen(atlas: ia.Atlas) -> None:
     assert "epoch 20 were kept, the latest there were: weights are compared from epoch 42" in told(
         20, 20
     )
+    assert "kept: of epochs 42 to 43, the last" in told(42, 43)
+    assert "kept: it alone is of the last quarter of the 56" in told(42, 42)
     assert told(1, 1) == "There was one epoch, whose weights were kept."
     alone = atlas.history.drop(columns="held_out_objective")
     assert "epoch 56, the last, were kept: no cells" in told(56, 56, history=alone)

@@ -142,9 +142,12 @@ def describe_choice(atlas: Atlas) -> str:
             f"The weights of epoch {best} were kept, the latest there were: weights are compared "
             f"from epoch {first} on only, {late}."
         )
+    least = f"of epochs {first} to {last}, {late}, it has the lowest objective of held-out cells"
+    if first == last:
+        least = f"it alone is of {late}"
     return (
-        f"The weights of epoch {best} were kept: of epochs {first} to {last}, {late}, it has the "
-        "lowest objective of held-out cells. Earlier weights are not compared, however low theirs: "
+        f"The weights of epoch {best} were kept: {least}. Earlier weights are not compared, "
+        "however low their objective: "
         f"training counts the dependences not at all before {100 * RAMP[0]:g} % of its epochs and "
         f"in full only from {100 * RAMP[1]:g} % on, and they take a while to settle. The curve of "
         "held-out cells counts them in full at every epoch, that of training cells as far as "
