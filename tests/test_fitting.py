@@ -286,3 +286,14 @@ def test_confounding_is_told_before_training_kept_and_refused_if_strict(
     assert "What this study cannot tell" in page
     assert page.count("What disease=disease_1 does cannot be told") >= 2, "a warning and a row"
     call("fit", cells, *COLUMNS, "-o", tmp_path / "sound", *QUICK, "--strict")
+
+
+def test_fit_and_info_say_what_cannot_be_called_for_new_donors(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invatlas.training.calibration.EXPONENTS", (1e-3, 1e-3))
+    said = call("fit", cells, *COLUMNS, "-o", tmp_path / "atlas", *QUICK)
+    told = "Values of cell_type, disease cannot be called for new donors"
+    assert told in said and "more donors of each value" in said
+    assert told in call("info", tmp_path / "atlas")
+    assert told in (tmp_path / "atlas" / "report.html").read_text(encoding="utf-8")

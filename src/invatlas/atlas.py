@@ -23,7 +23,12 @@ from invatlas.data.minibatch import Cells, Rounding
 from invatlas.errors import CountsError, DataError, GeneError
 from invatlas.folders import package_versions
 from invatlas.model.invae import Model
-from invatlas.record import describe_split, describe_training, find_warnings
+from invatlas.record import (
+    describe_guessed,
+    describe_split,
+    describe_training,
+    find_warnings,
+)
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration
 from invatlas.training.job import Job
@@ -197,6 +202,7 @@ def fit(
         "confounding": [finding.to_json() for finding in confounded],
         "warnings": [
             *left_out,
+            *describe_guessed(calibration, schema),
             *[finding.sentence for finding in confounded if finding.alarm],
             *find_warnings(adata, cells, schema),
             *describe_unmet(hierarchy or {}, adata.obs),

@@ -13,9 +13,12 @@ from invatlas.data.columns import holds_fractions, missing_spellings
 from invatlas.data.covariates import REFERENCE, Schema
 from invatlas.data.gene_names import read_names
 from invatlas.data.minibatch import Cells
+from invatlas.training.calibration import Calibration
 from invatlas.training.loop import Plan, Training
 from invatlas.training.split import Split
 from invatlas.wording import count_noun
+
+GUESSED = 0.1  # exponent below which calls of a covariate say next to nothing of a new donor
 
 
 def describe_training(
@@ -48,6 +51,32 @@ def describe_split(split: Split, schema: Schema, cells: Cells) -> str:
         f"{n_held:,} cells, all those of {covariate.name} {values}, were held out "
         "to tell when to stop."
     )
+
+
+def find_guessed(calibration: Calibration | None, schema: Schema) -> list[str]:
+    """Name the covariates of which held-out cells taught nothing: exponents of about 0."""
+    if calibration is None:
+        return []
+    own = calibration.exponents[1:].tolist()
+    pairs = zip(schema.called, own, strict=True)
+    return [covariate.name for covariate, exponent in pairs if exponent < GUESSED]
+
+
+def describe_guessed(calibration: Calibration | None, schema: Schema) -> list[str]:
+    """Say which covariates cannot be called for new donors, and what to do about it."""
+    guessed = find_guessed(calibration, schema)
+    if not guessed:
+        return []
+    beside = ""
+    if others := [c.name for c in schema.called if c.name not in guessed]:
+        beside = (
+            f", and hardly any cell one of all columns together ({', '.join(others)} alone may)"
+        )
+    return [
+        f"Values of {', '.join(guessed)} cannot be called for new donors: held-out cells taught "
+        "nothing of them, so that all values are about equally probable. Hardly any cell will get "
+        f"such a call{beside}. What helps is more donors of each value."
+    ]
 
 
 def describe_namesakes(names: pd.Index) -> list[str]:

@@ -126,3 +126,24 @@ def test_agreement_of_older_fits_is_told_as_far_as_it_is_known(atlas: ia.Atlas) 
     pair |= {"matched_within": None, "linear_within": None}
     said = describe_agreement(replace(atlas, record={**atlas.record, "seeds": [pair]}))
     assert said.endswith(", 0.700 latent by latent. Kept: seed 1.")
+
+
+@pytest.mark.parametrize(
+    ("exponents", "told", "untold"),
+    [
+        ([1.0, 1.0, 0.001], ["taught nothing of disease", "more donors"], ["trust their order"]),
+        ([1.0, 0.5, 0.5], ["trust their order"], ["taught nothing", "by itself"]),
+        ([0.001, 1.0, 0.5], ["each column is called by itself"], ["taught nothing"]),
+    ],
+    ids=["a covariate", "none", "together"],
+)
+def test_a_covariate_that_cannot_be_called_is_named(
+    atlas: ia.Atlas, exponents: list[float], told: list[str], untold: list[str]
+) -> None:
+    assert atlas.calibration is not None
+    known = replace(
+        atlas.calibration, exponents=torch.tensor(exponents), expected_calibration_error=0.3
+    )
+    said = describe_calibration(replace(atlas, calibration=known))
+    assert all(words in said for words in told), said
+    assert not any(words in said for words in untold), said

@@ -10,6 +10,7 @@ from invatlas.data.columns import NOTHING_SPELLINGS, text_values
 from invatlas.data.covariates import Covariate
 from invatlas.data.genes import GeneOverlap
 from invatlas.data.knots import read_numbers
+from invatlas.record import find_guessed
 from invatlas.tasks.novelty import describe_doubt
 from invatlas.wording import count_noun, list_first
 
@@ -17,7 +18,6 @@ NOT_CALIBRATED = (
     "Calls are not calibrated and novelty is not judged: something must be known of 20 held-out "
     "cells, and the fit must not have been interrupted. Probabilities may be far too sure."
 )
-GUESSED = 0.1  # exponent below which calls of a covariate say next to nothing of a new donor
 
 
 def describe_doubts(
@@ -27,15 +27,13 @@ def describe_doubts(
     messages = [*unknown_values(atlas, obs), *describe_doubt(overlap)]
     if atlas.calibration is None:
         messages.append(NOT_CALIBRATED)
-    if label_prior == "query" and atlas.calibration:
-        exponents = atlas.calibration.exponents[1:].tolist()
-        pairs = zip(atlas.schema.called, exponents, strict=True)
-        if weak := [covariate.name for covariate, exponent in pairs if exponent < GUESSED]:
-            messages.append(
-                f"Calls of {', '.join(weak)} for new donors are hardly better than guesses, so "
-                "frequencies estimated from the query mean little there. label_prior "
-                "'reference' does not need them."
-            )
+    weak = find_guessed(atlas.calibration, atlas.schema) if label_prior == "query" else []
+    if weak:
+        messages.append(
+            f"Calls of {', '.join(weak)} for new donors are hardly better than guesses, so "
+            "frequencies estimated from the query mean little there. label_prior "
+            "'reference' does not need them."
+        )
     return messages
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from invatlas.atlas import Atlas
 from invatlas.data.covariates import MISSING, Covariate
 from invatlas.data.findings import Finding, tell_finding
+from invatlas.record import GUESSED, find_guessed
 from invatlas.tasks.annotate import Calling
 from invatlas.tasks.doubts import NOT_CALIBRATED
 from invatlas.tasks.map import Mapped
@@ -169,16 +170,24 @@ def describe_calibration(atlas: Atlas) -> str:
     if len(names) > 1:
         parts.append(f"{together:.2f} (together)")
     error, brier = known.expected_calibration_error, known.brier
-    poor = error is not None and error > POOR_CALIBRATION
     judged = "too few of them have all labels to say how well that went."
     if error is not None and brier is not None:
         judged = f"expected calibration error {error:.3f}, Brier score {brier:.3f}."
-    doubt = " Calls of new donors are poorly calibrated: trust their order, not their size."
+    doubt = ""
+    if guessed := find_guessed(known, atlas.schema):
+        doubt = (
+            f" Held-out cells taught nothing of {', '.join(guessed)} (an exponent of about 0), so "
+            "its values cannot be called for new donors; more donors of each value help."
+        )
+    elif error is not None and error > POOR_CALIBRATION:
+        doubt = " Calls of new donors are poorly calibrated: trust their order, not their size."
+    if len(names) > 1 and together < GUESSED:
+        doubt += " Together about 0 means that each column is called by itself."
     moved = atlas.record["aligned"]
     since = f" The atlas was aligned to {moved['cells']:,} cells since." if moved else ""
     return (
         f"Calls were calibrated on {len(known.called):,} held-out cells {whom}: exponents "
-        f"{', '.join(parts)}; {judged}{doubt if poor else ''}{since}"
+        f"{', '.join(parts)}; {judged}{doubt}{since}"
     )
 
 
