@@ -53,7 +53,7 @@ def quick_fit(adata: AnnData, **changes: Any) -> ia.Atlas:
     asked = {"biological": BIOLOGICAL, "technical": TECHNICAL}
     asked |= {
         name: changes.pop(name)
-        for name in ("biological", "technical", "hierarchy", "layer", "genes")
+        for name in ("biological", "technical", "hierarchy", "layer", "gene_column", "genes")
         if name in changes and not (name == "genes" and isinstance(changes[name], int))
     }
     return ia.fit(adata, **asked, settings=quick_settings(**changes))

@@ -297,3 +297,21 @@ def test_fit_and_info_say_what_cannot_be_called_for_new_donors(
     assert told in said and "more donors of each value" in said
     assert told in call("info", tmp_path / "atlas")
     assert told in (tmp_path / "atlas" / "report.html").read_text(encoding="utf-8")
+
+
+def test_fit_takes_gene_names_from_a_column_and_repeats_it(cells: Path, tmp_path: Path) -> None:
+    study = ad.read_h5ad(cells)
+    symbols = tuple(study.var_names)
+    study.var["symbol"] = study.var_names
+    study.var_names = [f"ENSG{j:011d}" for j in range(120)]
+    study.write_h5ad(tmp_path / "ids.h5ad")
+    named = ("fit", tmp_path / "ids.h5ad", *COLUMNS, *QUICK, "--gene-column")
+    assert "no column 'symbols'" in refuse(*named, "symbols", "-o", tmp_path / "none")
+    call(*named, "symbol", "--seeds", 2, "-o", tmp_path / "one")
+    assert ia.load(tmp_path / "one").genes == symbols
+    config = ("--config", tmp_path / "one" / "atlas.json", "-o", tmp_path / "two")
+    call("fit", tmp_path / "ids.h5ad", *config)
+    assert ia.load(tmp_path / "two").genes == symbols
+    latents = ad.read_h5ad(tmp_path / "two" / "latents.h5ad").obsm["X_invariant"]
+    embedded = ia.embed(ia.load(tmp_path / "two"), study, gene_column="symbol")
+    assert np.array_equal(latents, embedded)

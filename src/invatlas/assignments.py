@@ -12,7 +12,7 @@ from invatlas.errors import SettingsError
 from invatlas.settings import Settings
 
 GENE_LISTS = ("genes_file", "gene_names")
-RUN_KEYS = ("biological", "technical", "hierarchy", "layer", *GENE_LISTS)
+RUN_KEYS = ("biological", "technical", "hierarchy", "layer", "gene_column", *GENE_LISTS)
 
 
 def choose_settings(values: dict[str, Any]) -> Settings:

@@ -111,6 +111,7 @@ def fit(
     *,
     hierarchy: Mapping[str, Hierarchy] | None = None,
     layer: str | None = None,
+    gene_column: str | None = None,
     genes: Sequence[str] | None = None,
     settings: Settings | None = None,
     progress: bool = False,
@@ -135,6 +136,9 @@ def fit(
         of the finer ones; calls name the finest.
     layer
         Layer that holds the raw counts; X where none is named.
+    gene_column
+        Column of var with the names of genes, which the atlas keeps; var_names where none is
+        named. A gene without a value is left out.
     genes
         Genes to model; by default the ``settings.genes`` most variable ones.
     settings
@@ -173,8 +177,9 @@ def fit(
     if strict:
         refuse_confounding(confounded)
     groups = schema.keep_categories(biological_codes, technical_codes)
-    names = _choose_genes(adata, genes, layer, groups[1], settings)
-    source = CountSource.from_anndata(adata, names, layer)
+    present = read_names(adata.var, gene_column)
+    names = _choose_genes(adata, present, genes, layer, groups[1], settings)
+    source = CountSource.from_anndata(adata, names, layer, present)
     if not source.matrix.nnz:
         raise CountsError(
             f"None of the {len(names)} genes is counted in any of {adata.n_obs} cells."
@@ -195,6 +200,7 @@ def fit(
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "layer": layer,
+        "gene_column": gene_column,
         "genes_given": genes is not None,
         "cells": adata.n_obs,
         "held_out": describe_split(split, schema, cells),
@@ -204,7 +210,7 @@ def fit(
             *left_out,
             *describe_guessed(calibration, schema),
             *[finding.sentence for finding in confounded if finding.alarm],
-            *find_warnings(adata, cells, schema),
+            *find_warnings(adata, present, cells, schema),
             *describe_unmet(hierarchy or {}, adata.obs),
         ],
         "labelled": {
@@ -223,6 +229,7 @@ def fit(
 
 def _choose_genes(
     adata: AnnData,
+    present: Sequence[str | None],
     genes: Sequence[str] | None,
     layer: str | None,
     technical: np.ndarray,
@@ -230,7 +237,7 @@ def _choose_genes(
 ) -> list[str]:
     if genes is None:
         strata = next((codes for codes in technical.T if (codes >= 0).any()), None)
-        return select_genes(adata, settings.genes, layer, strata, settings.seed)
+        return select_genes(adata, settings.genes, layer, strata, settings.seed, present)
     if isinstance(genes, str) or not isinstance(genes, Iterable):
         raise GeneError(
             f"genes is {genes!r} ({type(genes).__name__}); it takes a list of gene names."
@@ -241,7 +248,7 @@ def _choose_genes(
             f"genes names {odd[0]!r} ({type(odd[0]).__name__}); a gene is named by text."
         )
     names = [str(name).strip() for name in names]  # plain text where numpy made the list
-    absent = sorted(set(names) - set(read_names(adata.var)))
+    absent = sorted(set(names) - set(present))
     if not names or absent:
         raise GeneError(
             f"{len(absent)} of {len(names)} genes asked for are not in the data: "

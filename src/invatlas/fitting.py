@@ -12,7 +12,7 @@ from invatlas.assignments import GENE_LISTS, RUN_KEYS, choose_settings, read_ass
 from invatlas.errors import InvatlasError, SettingsError
 from invatlas.files import read_cells, read_genes, read_run, refuse_output
 from invatlas.interruption import STATUS, Interruption, interruptible
-from invatlas.options import Layer, Overwrite, Threads, use_threads
+from invatlas.options import GeneColumn, Layer, Overwrite, Threads, use_threads
 from invatlas.settings import PRIOR_NAMES, Settings, read_toml
 from invatlas.terminal import explained, note, say, show_confounding
 
@@ -40,6 +40,7 @@ def fit(
         typer.Option(help="TOML file: a table a column, coarse value = \\[finer values]."),
     ] = None,
     layer: Layer = None,
+    gene_column: GeneColumn = None,
     genes: Annotated[
         int | None,
         typer.Option(help="Highly variable genes; 0 takes all.", show_default=str(DEFAULTS.genes)),
@@ -102,6 +103,7 @@ def fit(
             "technical": technical,
             "hierarchy": read_toml(hierarchy) if hierarchy else None,
             "layer": layer,
+            "gene_column": gene_column,
             "genes_file": str(genes_file) if genes_file else None,
             "genes": genes,
             "likelihood": likelihood,
@@ -167,6 +169,7 @@ def _fit(
     choices: dict[str, Any] = {
         "hierarchy": run.get("hierarchy"),
         "layer": run.get("layer"),
+        "gene_column": run.get("gene_column"),
         "genes": run.get("gene_names") if file is None else read_genes(file),
         "settings": settings,
         "progress": True,
@@ -206,7 +209,7 @@ def _write_fit(
     for warning in atlas.record["warnings"]:
         note(warning, "Warning")
     say("Laying cells out on a plane and writing the report.")
-    mapped = map_cells(atlas, adata, layer=atlas.record["layer"], layout=True)
+    mapped = map_cells(atlas, adata, **_reading(atlas), layout=True)
     told, unseen = _audit(atlas, adata) if audit else (None, False)
     interruption.stage = "writing"
     with staged(output, ATLAS) as folder:
@@ -224,6 +227,11 @@ def _write_fit(
         interruption.stage = "moving"
 
 
+def _reading(atlas: Atlas) -> dict[str, Any]:
+    """Where the fit found counts and names of genes."""
+    return {name: atlas.record[name] for name in ("layer", "gene_column")}
+
+
 def _audit(atlas: Atlas, adata: AnnData) -> tuple[pd.DataFrame | None, bool]:
     """Audit donors held out of the fit if they answer every question to z_I, else all cells.
 
@@ -232,15 +240,15 @@ def _audit(atlas: Atlas, adata: AnnData) -> tuple[pd.DataFrame | None, bool]:
     from invatlas.evaluate import leakage
     from invatlas.training.split import draw_split
 
-    layer, codes = atlas.record["layer"], atlas.schema.encode(adata.obs)
+    read, codes = _reading(atlas), atlas.schema.encode(adata.obs)
     split = draw_split(*atlas.schema.keep_categories(*codes), atlas.settings)  # as the fit did
     try:
         if split.covariate is not None:
-            told = leakage(atlas, adata[split.held_out], layer=layer)
+            told = leakage(atlas, adata[split.held_out], **read)
             if told.loc[told["latents"] == "invariant", "judged"].all():
                 say(f"The audit asks {len(split.held_out):,} cells of donors held out of the fit.")
                 return told, True
-        told = leakage(atlas, adata, layer=layer)
+        told = leakage(atlas, adata, **read)
     except InvatlasError as error:
         note(f"There is no audit. {error}", "Warning")
         return None, False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +12,6 @@ from anndata import AnnData
 
 from invatlas.data.columns import holds_fractions, missing_spellings
 from invatlas.data.covariates import REFERENCE, Schema
-from invatlas.data.gene_names import read_names
 from invatlas.data.minibatch import Cells
 from invatlas.training.calibration import Calibration
 from invatlas.training.loop import Plan, Training
@@ -98,7 +98,9 @@ def describe_reserved(schema: Schema) -> list[str]:
     ]
 
 
-def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
+def find_warnings(
+    adata: AnnData, genes: Sequence[str | None], cells: Cells, schema: Schema
+) -> list[str]:
     """Say what in the cells and columns of a study calls for caution."""
     found = []
     if empty := int((cells.source.matrix.getnnz(axis=1) == 0).sum()):
@@ -106,7 +108,8 @@ def find_warnings(adata: AnnData, cells: Cells, schema: Schema) -> list[str]:
             f"{empty:,} cells have no counts in the modelled genes; their latents mean nothing."
         )
     found += describe_namesakes(adata.obs_names)
-    if len(set(read_names(adata.var))) < adata.n_vars:
+    named = [name for name in genes if name is not None]
+    if len(set(named)) < len(named):
         found.append("Gene names are not unique; counts of one name were added up.")
     if not schema.technical:
         found.append(

@@ -110,6 +110,7 @@ def load(path: str | Path) -> Atlas:
         int(record["training"]["epochs"])
         _check_adaptations(record["adapted"], schema)
         _check_alignment(record["aligned"])
+        record["gene_column"] = card["record"].get("gene_column")  # absent in older atlases
         record["seeds"] = [dict(pair) for pair in card["record"].get("seeds", [])]
         findings = card["record"].get("confounding", [])  # absent before it was looked for
         record["confounding"] = [Finding.from_json(finding).to_json() for finding in findings]
@@ -161,6 +162,7 @@ def write_atlas(atlas: Atlas, folder: Path) -> None:
                 if c.groups
             },
             "layer": atlas.record["layer"],
+            "gene_column": atlas.record["gene_column"],
             "genes_given": atlas.record["genes_given"],
             "settings": asdict(atlas.settings),
         },

@@ -106,6 +106,35 @@ def test_rows_of_one_name_are_added_and_rows_without_a_name_are_left_out(
     assert np.array_equal(ia.embed(atlas, split, gene_column="symbol"), expected)
 
 
+@pytest.mark.parametrize("n_genes", [0, 50])
+def test_a_fit_takes_the_column_and_keeps_its_names(
+    study: AnnData, fit: Callable[..., ia.Atlas], n_genes: int
+) -> None:
+    plain = fit(study, genes=n_genes, epochs=1)
+    study.var["symbol"] = study.var_names
+    study.var_names = IDS
+    renamed = fit(study, genes=n_genes, epochs=1, gene_column="symbol")
+    assert renamed.genes == plain.genes and renamed.record["gene_column"] == "symbol"
+    assert np.array_equal(
+        ia.embed(renamed, study, gene_column="symbol"), ia.embed(plain, study, gene_column="symbol")
+    )
+    with pytest.raises(GeneError, match=r"no column 'symbols' to take as gene_column.*symbol"):
+        fit(study, gene_column="symbols")
+
+
+def test_a_fit_adds_rows_of_one_name_and_leaves_rows_without_one_out(
+    study: AnnData, fit: Callable[..., ia.Atlas]
+) -> None:
+    names = [None, "", *study.var_names[2:]]
+    names[3] = names[2]
+    study.var["symbol"], study.var["empty"] = names, [None] * 120
+    for n_genes in (0, 2000):
+        found = fit(study, genes=n_genes, epochs=1, gene_column="symbol")
+        assert found.genes == tuple(sorted({*study.var_names[4:], names[2]}))
+    with pytest.raises(GeneError, match="None of 120 genes has a name"):
+        fit(study, gene_column="empty")
+
+
 @pytest.mark.parametrize("which", ["invariant", "spurious"])
 def test_a_partial_list_answers_as_it_does_in_the_order_of_the_atlas(
     atlas: ia.Atlas, study: AnnData, which: str, generator: np.random.Generator

@@ -44,6 +44,7 @@ def select_genes(
     layer: str | None = None,
     technical: np.ndarray | None = None,
     seed: int = 0,
+    names: Sequence[str | None] | None = None,
 ) -> list[str]:
     """Name the most variable genes, in the order of their names.
 
@@ -62,18 +63,23 @@ def select_genes(
         has at least 50 of the cells looked at, the others counting as one.
     seed
         Seed of the 20,000 cells that are looked at where there are more.
+    names
+        Name of each of the data's genes, None for one to leave out; var_names by default.
 
     Raises
     ------
     GeneError
-        If no gene is counted in any cell.
+        If no gene is counted in any cell, or none has a name.
     """
     import scanpy as sc  # heavy to import
 
+    present = read_names(adata.var) if names is None else names
+    if present and all(name is None for name in present):
+        raise GeneError(f"None of {adata.n_vars} genes has a name.")
     if n_genes == 0:
-        return _list_counted(adata, layer)
+        return _list_counted(adata, layer, present)
     chosen = _choose_cells(adata.n_obs, seed)
-    counts, names = _sum_by_name(adata, layer, chosen)
+    counts, distinct = _sum_by_name(adata, layer, chosen, present)
     detected = np.asarray((counts > 0).sum(axis=0)).ravel()
     usable = detected >= min(3, max(1, detected.max(initial=0)))
     if not usable.any():
@@ -81,9 +87,9 @@ def select_genes(
             f"None of {adata.n_vars} genes is counted in any of the {len(chosen):,} cells "
             "looked at."
         )
-    counts, names = counts[:, usable], names[usable]
-    if n_genes >= len(names):
-        return sorted(names.tolist())
+    counts, distinct = counts[:, usable], distinct[usable]
+    if n_genes >= len(distinct):
+        return sorted(distinct.tolist())
     strata = _pool_small(technical[chosen] if technical is not None else np.zeros(len(chosen)))
     filled = np.asarray(counts.sum(axis=1)).ravel() > 0
     looked_at = AnnData(
@@ -92,7 +98,7 @@ def select_genes(
             {"stratum": pd.Categorical(strata[filled].astype(str))},
             index=np.flatnonzero(filled).astype(str),
         ),
-        var=pd.DataFrame(index=names),
+        var=pd.DataFrame(index=distinct),
     )
     with warnings.catch_warnings(), kept_threads():
         warnings.simplefilter("ignore")
@@ -103,17 +109,18 @@ def select_genes(
             batch_key="stratum",
             inplace=False,
         )
-    return sorted(names[np.asarray(table["highly_variable"], dtype=bool)].tolist())
+    return sorted(distinct[np.asarray(table["highly_variable"], dtype=bool)].tolist())
 
 
-def _list_counted(adata: AnnData, layer: str | None) -> list[str]:
+def _list_counted(adata: AnnData, layer: str | None, present: Sequence[str | None]) -> list[str]:
     """Name every gene that is counted in some cell, whether looked at or not, in order."""
     counted = np.zeros(adata.n_vars, dtype=bool)
     for _, chunk in read_counts(adata, layer):
         counted[chunk.indices] = True
     if not counted.any():
         raise GeneError(f"None of {adata.n_vars} genes is counted in any cell.")
-    return sorted({str(name) for name in read_names(adata.var[counted])})
+    found = {name for name, there in zip(present, counted, strict=True) if there}
+    return sorted(name for name in found if name is not None)
 
 
 def _choose_cells(n_cells: int, seed: int) -> np.ndarray:
@@ -124,13 +131,12 @@ def _choose_cells(n_cells: int, seed: int) -> np.ndarray:
 
 
 def _sum_by_name(
-    adata: AnnData, layer: str | None, chosen: np.ndarray
+    adata: AnnData, layer: str | None, chosen: np.ndarray, present: Sequence[str | None]
 ) -> tuple[sp.csr_matrix, np.ndarray]:
     """Counts of the chosen cells, genes of one name added up."""
-    names, place = np.unique(np.array(read_names(adata.var), dtype=str), return_inverse=True)
-    merge = sp.csr_matrix(
-        (np.ones(adata.n_vars), (np.arange(adata.n_vars), place)), shape=(adata.n_vars, len(names))
-    )
+    named = [j for j, name in enumerate(present) if name is not None]
+    names, place = np.unique(np.array([present[j] for j in named], dtype=str), return_inverse=True)
+    merge = sp.csr_matrix((np.ones(len(named)), (named, place)), shape=(adata.n_vars, len(names)))
     wanted = np.zeros(adata.n_obs, dtype=bool)
     wanted[chosen] = True
     pieces = [chunk[wanted[rows]] @ merge for rows, chunk in read_counts(adata, layer)]

@@ -72,12 +72,13 @@ def fit_seeds(
     cells = adata[held_out].copy()
     tried = [settings.seed + k for k in range(seeds)]
     quick = [replace(settings, seed=seed, spared_donors=0.0) for seed in tried]
+    read: dict[str, Any] = {name: choices.get(name) for name in ("layer", "gene_column")}
     embeddings = []
     for chosen in quick:
         atlas = fit(adata, biological, technical, settings=chosen, **choices)
         if atlas.record["training"]["stopped"] == "interrupted":
             return atlas, pd.DataFrame(columns=["first", "second", *AGREEMENTS])
-        embeddings.append(embed(atlas, cells, layer=choices.get("layer")))
+        embeddings.append(embed(atlas, cells, **read))
     table = agreement(embeddings, _find_strata(schema, biological_codes[held_out]))
     table[["first", "second"]] += settings.seed
     pairs = table.melt("linear", ["first", "second"], value_name="seed")
