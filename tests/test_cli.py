@@ -13,8 +13,11 @@ from pathlib import Path
 
 import anndata as ad
 import pytest
+import typer
 
 import invatlas as ia
+from invatlas.errors import InvatlasError
+from invatlas.terminal import explained
 from shell import COLUMNS, QUICK, call, refuse
 
 
@@ -184,3 +187,22 @@ def test_nothing_of_other_packages_is_said(cells: Path, fitted: Path, tmp_path: 
         warnings.simplefilter("error")
         call("fit", tmp_path / "twice.h5ad", *COLUMNS, "-o", tmp_path / "atlas", *QUICK)
         call("map", fitted, tmp_path / "twice.h5ad", "-o", tmp_path / "mapped.h5ad")
+
+
+@pytest.mark.parametrize(
+    ("told", "spelled"),
+    [
+        ("pass gene_column='symbol'.", "pass --gene-column symbol."),
+        ("pass gene_column='Gene name'.", "pass --gene-column 'Gene name'."),
+        ("Column 'gene_column' is there; leave gene_column out.", None),
+        ("or fit without strict=True.", "or fit without --strict."),
+        ("A strict reader.", "A strict reader."),
+    ],
+)
+def test_names_of_arguments_are_spelled_as_flags(
+    told: str, spelled: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit), explained(("strict",)):
+        raise InvatlasError(told)
+    expected = spelled or "Column 'gene_column' is there; leave --gene-column out."
+    assert capsys.readouterr().err == f"Error: {expected}\n"

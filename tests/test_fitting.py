@@ -271,6 +271,7 @@ def test_confounding_is_told_before_training_kept_and_refused_if_strict(
     arguments = ("fit", tmp_path / "study.h5ad", *columns, "-o", output, *QUICK)
     said = refuse(*arguments, "--strict")
     assert "The design is confounded. What disease=disease_1 does cannot be told from" in said
+    assert "or fit without --strict." in said
     assert not output.exists() and [f.name for f in tmp_path.iterdir()] == ["study.h5ad"]
     said = call(*arguments)
     assert said.index("disease and [run]") < said.index("Laying cells out")

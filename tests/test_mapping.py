@@ -54,7 +54,8 @@ def test_map_accounts_for_missing_genes_and_refuses_too_few(
     assert "5 of 120 genes" in said and names[0] in said and "%" in said
     study[:, names[60:]].copy().write_h5ad(tmp_path / "few.h5ad")
     query, output = tmp_path / "few.h5ad", tmp_path / "no.h5ad"
-    assert "Only 60 of 120 genes" in refuse("map", fitted, query, "-o", output)
+    said = refuse("map", fitted, query, "-o", output)
+    assert "Only 60 of 120 genes" in said and "A lower --minimum-overlap takes fewer." in said
     assert not output.exists()
     call("map", fitted, query, "-o", output, "--minimum-overlap", "0.01")
 
@@ -68,9 +69,11 @@ def test_map_takes_gene_names_from_a_column(fitted: Path, cells: Path, tmp_path:
     ]
     study.var_names = [f"ENSG{j:011d}" for j in range(120)]
     study.write_h5ad(query)
-    assert "pass gene_column='symbol'" in refuse("map", fitted, query, "-o", output)
+    said = refuse("map", fitted, query, "-o", output)
+    assert "Column 'symbol' of var matches 100%: pass --gene-column symbol." in said
+    assert "gene_column" not in said
     said = refuse("map", fitted, query, "-o", output, "--gene-column", "symbols")
-    assert "no column 'symbols'" in said and "symbol" in said
+    assert "no column 'symbols' to take as --gene-column; its columns are " in said
     said = call("map", fitted, query, "-o", output, "--gene-column", "symbol")
     assert "All 120 genes of the atlas are in the query" in said and "60 by another case" in said
     assert np.array_equal(ad.read_h5ad(output).obsm["X_invariant"], expected)

@@ -97,7 +97,7 @@ def fit(
 ) -> None:
     """Fit an atlas to raw counts and write it, with its latents and a report."""
     start = time.perf_counter()
-    with explained():
+    with explained(("strict",)):
         flags = {
             "biological": biological,
             "technical": technical,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from invatlas.tasks.map import Mapped
     from invatlas.tasks.states import States
 
+FLAGS = ("gene_column", "minimum_overlap")
 MOST_FINDINGS = 12
 MOST_EDGES = 10
 AUDITED = (
@@ -43,15 +44,19 @@ screen = Console(stderr=True, highlight=False, soft_wrap=True)
 def explained(arguments: Sequence[str] = ()) -> Iterator[None]:
     """Turn our own errors into one line and an exit status.
 
-    Functions name their arguments as Python does; those named here are flags of the command, and
-    are spelled so: ``bins=0`` is ``--bins 0``, and ``bins is 1`` is ``--bins is 1``.
+    Functions name their arguments as Python does; those named here, and those that every command
+    calls the same, are flags of the command, and are spelled so: ``bins=0`` is ``--bins 0``,
+    ``bins is 1`` is ``--bins is 1``, ``strict=True`` is ``--strict``. A name that is no word of
+    English, ``gene_column``, is one wherever it stands.
     """
     try:
         with warnings.catch_warnings():
             _hush()
             yield
     except InvatlasError as error:
-        screen.print(f"[bold red]Error[/]: {escape(_spell_flags(str(error), arguments))}")
+        screen.print(
+            f"[bold red]Error[/]: {escape(_spell_flags(str(error), (*FLAGS, *arguments)))}"
+        )
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         screen.print(NOTHING)
@@ -66,8 +71,12 @@ def _hush() -> None:
 def _spell_flags(text: str, arguments: Sequence[str]) -> str:
     for name in arguments:
         flag = "--" + name.replace("_", "-")
+        text = re.sub(rf"\b{name}=True\b", flag, text)
+        text = re.sub(rf"\b{name}=('[^' ]* [^']*')", rf"{flag} \1", text)
         text = re.sub(rf"\b{name}=['\"]?([^\s'\",;()]+)['\"]?", rf"{flag} \1", text)
         text = re.sub(rf"^{name} (?=is )", f"{flag} ", text)
+        if "_" in name:
+            text = re.sub(rf"(?<![\w'\"-]){name}\b(?![='\"])", flag, text)
     return text
 
 

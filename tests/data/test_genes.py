@@ -118,7 +118,9 @@ def test_missing_genes_are_counted_and_the_largest_come_first() -> None:
 
 
 def test_too_small_an_overlap_is_refused_and_names_blamed_only_where_they_differ() -> None:
-    with pytest.raises(GeneError, match=r"Only 2 of 6 .*14\.0%.*50%.*--minimum-overlap") as refusal:
+    with pytest.raises(
+        GeneError, match=r"Only 2 of 6 .*14\.0%.*50%.*lower minimum_overlap"
+    ) as refusal:
         match(["Ensg1", "c", "f", "q"], 0.5)
     assert "look like" not in str(refusal.value)
     with pytest.raises(GeneError, match=r"Only 0 of 6 .*50%.*look like Ensg1.*a, b, c"):
@@ -176,7 +178,7 @@ REFUSED = {
     "ids, and a column of symbols": (
         pd.DataFrame({"kind": "gene", "gene_symbols": [*HUMAN[:6], None]}, index=IDS),
         None,
-        r"Only 0 of 7.*column 'gene_symbols' of var matches 86%: pass gene_column='gene_symbols'",
+        r"Only 0 of 7.*Column 'gene_symbols' of var matches 86%: pass gene_column='gene_symbols'",
     ),
     "a category of symbols": (
         pd.DataFrame({"name": pd.Categorical(HUMAN)}, index=IDS),
@@ -202,7 +204,7 @@ REFUSED = {
     "another species with its orthologues": (
         pd.DataFrame({"human": HUMAN}, index=MOUSE),
         None,
-        r"mouse symbols.*column 'human' of var matches 100%: pass gene_column='human'",
+        r"mouse symbols.*Column 'human' of var matches 100%: pass gene_column='human'",
     ),
     "nothing has a name": (
         pd.DataFrame({"empty": [None, np.nan, "", " ", None, None, None]}, index=HUMAN),

@@ -130,7 +130,7 @@ def refuse_confounding(findings: Sequence[Finding]) -> None:
         more = f" As grave: {len(alarms) - 1} more." if alarms[1:] else ""
         raise ConfoundingError(
             f"The design is confounded. {alarms[0].sentence}{more} Leave one of the two columns "
-            "out, add cells that link their values, or fit without strict."
+            "out, add cells that link their values, or fit without strict=True."
         )
 
 

@@ -273,7 +273,7 @@ def _say_too_few(found: Translation, held: float, minimum: float) -> str:
     )
     enough = found.n_met >= HARDLY_ANY * len(found.genes) and held > 0
     if enough and query.ensembl == atlas.ensembl:
-        return f"{text} A lower minimum_overlap (--minimum-overlap) takes fewer."
+        return f"{text} A lower minimum_overlap takes fewer."
     text += (
         f" The query's genes look like {', '.join(named[:3]) or 'nothing: none has a name'}; the "
         f"atlas's like {', '.join(found.genes[:3])}."
@@ -304,8 +304,8 @@ def _find_column(
         return ""
     _, met, column = max(answers, key=lambda answer: answer[0])
     if column is None:
-        return f"But var_names match {met:.0%}: leave gene_column out."
-    return f"But column {column!r} of var matches {met:.0%}: pass gene_column={column!r}."
+        return f"var_names match {met:.0%}: leave gene_column out."
+    return f"Column {column!r} of var matches {met:.0%}: pass gene_column={column!r}."
 
 
 def _text_columns(var: pd.DataFrame) -> list[str | None]:
