@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ from invatlas.errors import (
     DataError,
     GeneError,
     SettingsError,
+    StudyWarning,
+    TrainingError,
 )
 
 Fit = Callable[..., ia.Atlas]
@@ -295,7 +298,8 @@ def test_duplicated_gene_names_are_added_and_said(study: AnnData, fit: Fit) -> N
     )
     atlas = fit(doubled)
     assert len(atlas.genes) == 120
-    assert any("Gene names are not unique" in warning for warning in atlas.record["warnings"])
+    told = "120 names of genes come more than once (gene_0001, gene_0002, gene_0003, "
+    assert any(warning.startswith(told) for warning in atlas.record["warnings"])
     assert np.array_equal(ia.embed(atlas, doubled), ia.embed(fit(study), study))
 
 
@@ -361,3 +365,22 @@ def test_strict_refuses_before_training_and_alarms_are_kept(study: AnnData, fit:
     rows = ia.summarise(atlas, study.obs)["confounding"]
     assert [row["alarm"] for row in rows] == [True, False]
     ia.fit(study, ["disease"], ["donor"], strict=True, settings=atlas.settings)
+
+
+def test_what_calls_for_caution_is_warned_of_before_training(
+    study: AnnData, fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.obs["run"] = study.obs["disease"].astype(str) + " run"
+
+    def train(*_: object) -> None:
+        raise TrainingError("not now")
+
+    monkeypatch.setattr("invatlas.training.job.Job.run", train)
+    with pytest.raises(TrainingError), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(study, biological=["disease"], technical=["run"])
+    sentence = "What disease=disease_1 does cannot be told from"
+    (warning,) = (w for w in caught if str(w.message).startswith(sentence))
+    assert issubclass(warning.category, StudyWarning) and warning.filename.endswith("conftest.py")
+    with pytest.raises(TrainingError), pytest.warns(StudyWarning, match="No technical column"):
+        fit(study, technical=[])

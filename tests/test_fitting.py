@@ -15,6 +15,8 @@ import pytest
 
 import invatlas as ia
 from invatlas.tasks.summary import describe_agreement
+from invatlas.terminal import say
+from invatlas.training.job import Job
 from shell import COLUMNS, QUICK, call, refuse
 
 QUICK_WITHOUT_GENES = QUICK[: QUICK.index("--genes")]
@@ -276,6 +278,7 @@ def test_confounding_is_told_before_training_kept_and_refused_if_strict(
     said = call(*arguments)
     assert said.index("disease and [run]") < said.index("Laying cells out")
     assert "confounded" in said and "note: nested" in said
+    assert "Warning: What disease=disease_1 does" not in said, "the table says it"
     kinds = [
         row["kind"]
         for row in json.loads((output / "atlas.json").read_text())["record"]["confounding"]
@@ -316,3 +319,22 @@ def test_fit_takes_gene_names_from_a_column_and_repeats_it(cells: Path, tmp_path
     latents = ad.read_h5ad(tmp_path / "two" / "latents.h5ad").obsm["X_invariant"]
     embedded = ia.embed(ia.load(tmp_path / "two"), study, gene_column="symbol")
     assert np.array_equal(latents, embedded)
+
+
+def test_warnings_come_once_and_before_training(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = ad.read_h5ad(cells)
+    study.var_names = ["twin", "twin", *study.var_names[2:]]
+    study.write_h5ad(tmp_path / "study.h5ad")
+    run = Job.run
+
+    def train(*arguments: object) -> object:
+        say("Now training.")
+        return run(*arguments)
+
+    monkeypatch.setattr(Job, "run", train)
+    asked = ("fit", tmp_path / "study.h5ad", "-b", "cell_type", "-o", tmp_path / "atlas")
+    said = call(*asked, *QUICK, "--seeds", 2)
+    for told in ("1 name of a gene comes more than once (twin)", "No technical column was named"):
+        assert said.count(told) == 1 and said.index(told) < said.index("Now training.")

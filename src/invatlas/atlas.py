@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from invatlas.data.gene_names import read_names
 from invatlas.data.genes import select_genes
 from invatlas.data.hierarchy import Hierarchy, describe_unmet
 from invatlas.data.minibatch import Cells, Rounding
-from invatlas.errors import CountsError, DataError, GeneError
+from invatlas.errors import CountsError, DataError, GeneError, StudyWarning
 from invatlas.folders import package_versions
 from invatlas.model.invae import Model
 from invatlas.record import (
@@ -162,6 +163,12 @@ def fit(
         `GeneError`), or confounded where that is not wanted (`ConfoundingError`).
     TrainingError
         If the objective stops being finite.
+
+    Warns
+    -----
+    StudyWarning
+        Before training, of each thing in the study that calls for caution; ``record["warnings"]``
+        keeps them.
     """
     settings = settings or Settings()
     check_cells(adata)
@@ -188,6 +195,13 @@ def fit(
     if any(covariate.knots for covariate in schema.covariates):
         rounding = Rounding(*schema.offsets(adata.obs), np.random.default_rng(settings.seed))
     cells = Cells(source, biological_codes, technical_codes, rounding)
+    doubts = [
+        *[finding.sentence for finding in confounded if finding.alarm],
+        *find_warnings(adata, present, cells, schema),
+        *describe_unmet(hierarchy or {}, adata.obs),
+    ]
+    for doubt in doubts:
+        warnings.warn(doubt, StudyWarning, stacklevel=2)
     split = draw_split(*groups, settings)
     job = Job(cells, schema, settings, adata.obs_names, progress)
     with torch.random.fork_rng(devices=[]):
@@ -206,13 +220,7 @@ def fit(
         "held_out": describe_split(split, schema, cells),
         "training": describe_training(training, job.plan(split), *seconds),
         "confounding": [finding.to_json() for finding in confounded],
-        "warnings": [
-            *left_out,
-            *describe_guessed(calibration, schema),
-            *[finding.sentence for finding in confounded if finding.alarm],
-            *find_warnings(adata, present, cells, schema),
-            *describe_unmet(hierarchy or {}, adata.obs),
-        ],
+        "warnings": [*left_out, *describe_guessed(calibration, schema), *doubts],
         "labelled": {
             "invariant": int((biological_codes[split.train] >= 0).all(1).sum()),
             "spurious": int((technical_codes[split.train] >= 0).all(1).sum()),

@@ -16,6 +16,10 @@ A message says what is wrong, what was found, and what is allowed.
 from __future__ import annotations
 
 
+class StudyWarning(UserWarning):
+    """What in the cells and columns of a study calls for caution, told before it is fitted."""
+
+
 class InvatlasError(Exception):
     """Anything that invatlas refuses, and says why."""
 

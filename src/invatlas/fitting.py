@@ -14,7 +14,7 @@ from invatlas.files import read_cells, read_genes, read_run, refuse_output
 from invatlas.interruption import STATUS, Interruption, interruptible
 from invatlas.options import GeneColumn, Layer, Overwrite, Threads, use_threads
 from invatlas.settings import PRIOR_NAMES, Settings, read_toml
-from invatlas.terminal import explained, note, say, show_confounding
+from invatlas.terminal import explained, note, say, show_confounding, warned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,10 +121,15 @@ def fit(
 
         check_target(output.resolve(), ATLAS)
         adata = read_cells(cells)
-        _check_design(adata, run)
+        told = _check_design(adata, run)
         use_threads(threads)
         with interruptible(say) as interruption:
-            atlas = _fit(adata, run, settings, strict, seeds)
+            with warned(told):
+                atlas = _fit(adata, run, settings, strict, seeds)
+            interruption.stage = "layout"
+            for warning in atlas.record["warnings"]:
+                if warning not in told:
+                    note(warning, "Warning")
             _write_fit(atlas, adata, output, cells.stem, interruption, audit)
         trained = atlas.record["training"]
         say(
@@ -186,7 +191,8 @@ def _fit(
     return atlas
 
 
-def _check_design(adata: AnnData, run: dict[str, Any]) -> None:
+def _check_design(adata: AnnData, run: dict[str, Any]) -> list[str]:
+    """Show what cannot be told, and return the sentences."""
     from invatlas.data.confounding import check_design
     from invatlas.data.findings import VERDICTS
 
@@ -194,6 +200,7 @@ def _check_design(adata: AnnData, run: dict[str, Any]) -> None:
         adata.obs, run.get("biological", []), run.get("technical", []), run.get("hierarchy")
     )
     show_confounding(findings, VERDICTS)
+    return [finding.sentence for finding in findings]
 
 
 def _write_fit(
@@ -205,9 +212,6 @@ def _write_fit(
     from invatlas.tasks.map import map_cells
     from invatlas.tasks.summary import summarise
 
-    interruption.stage = "layout"
-    for warning in atlas.record["warnings"]:
-        note(warning, "Warning")
     say("Laying cells out on a plane and writing the report.")
     mapped = map_cells(atlas, adata, **_reading(atlas), layout=True)
     told, unseen = _audit(atlas, adata) if audit else (None, False)

@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from invatlas.data.columns import holds_fractions, missing_spellings
 from invatlas.data.covariates import REFERENCE, Schema
+from invatlas.data.gene_names import describe_repeated
 from invatlas.data.minibatch import Cells
 from invatlas.training.calibration import Calibration
 from invatlas.training.loop import Plan, Training
@@ -108,9 +109,7 @@ def find_warnings(
             f"{empty:,} cells have no counts in the modelled genes; their latents mean nothing."
         )
     found += describe_namesakes(adata.obs_names)
-    named = [name for name in genes if name is not None]
-    if len(set(named)) < len(named):
-        found.append("Gene names are not unique; counts of one name were added up.")
+    found += describe_repeated(genes)
     if not schema.technical:
         found.append(
             "No technical column was named, so nothing says what the laboratory did: X_spurious "

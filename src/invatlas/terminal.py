@@ -7,14 +7,14 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from invatlas.errors import InvatlasError
+from invatlas.errors import InvatlasError, StudyWarning
 from invatlas.interruption import NOTHING, STATUS
 from invatlas.wording import count_noun
 
@@ -65,7 +65,7 @@ def explained(arguments: Sequence[str] = ()) -> Iterator[None]:
 
 def _hush() -> None:
     """Keep anndata from saying of each table what we say once, where it matters."""
-    warnings.filterwarnings("ignore", ".*names are not unique", UserWarning)
+    warnings.filterwarnings("ignore", "(Observation|Variable) names are not unique", UserWarning)
 
 
 def _spell_flags(text: str, arguments: Sequence[str]) -> str:
@@ -102,6 +102,30 @@ def noted() -> Iterator[list[str]]:
         if warning.category is UserWarning and not told.count(str(warning.message)):
             told.append(str(warning.message))
             note(told[-1])
+
+
+@contextmanager
+def warned(told: list[str]) -> Iterator[None]:
+    """Print what a fit warns of as soon as it does, unless it was told already, and add it."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, StudyWarning):
+            before(message, category, filename, lineno, file, line)
+        elif str(message) not in told:
+            told.append(str(message))
+            note(told[-1], "Warning")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", StudyWarning)
+        before, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def show_rows(rows: Iterable[tuple[str, str]]) -> None:

@@ -191,3 +191,18 @@ def test_another_species_and_no_common_gene_are_refused(atlas: ia.Atlas, study: 
     study.var_names = [name.replace("ENSG", "ENSMUSG") for name in IDS]
     with pytest.raises(GeneError, match=r"mouse Ensembl ids.*the atlas's like human ones"):
         ia.annotate(named(atlas, IDS), study)
+
+
+def test_names_that_come_twice_in_a_query_are_said(atlas: ia.Atlas, study: AnnData) -> None:
+    first, second, *rest = study.var_names
+    study.var_names = [first, first, *rest]
+    told = f"1 gene of the atlas meets several of the query's of one name ({first})"
+    for calling in (None, ia.Calling()):
+        assert (
+            sum(note.startswith(told) for note in ia.map_cells(atlas, study, calling=calling).notes)
+            == 1
+        )
+    with pytest.warns(UserWarning, match="1 gene of the atlas meets several"):
+        ia.annotate(atlas, study)
+    study.var_names = [first, second, *rest]
+    assert not [note for note in ia.map_cells(atlas, study).notes if "several" in note]

@@ -13,6 +13,7 @@ fitted without it was fitted without its counts.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ import pandas as pd
 
 from invatlas.data.nomenclature import Nomenclature, differ_like_species, drop_version, fold
 from invatlas.errors import GeneError
+from invatlas.wording import list_first
 
 HARDLY_ANY = 0.1
 
@@ -73,6 +75,19 @@ def read_names(var: pd.DataFrame, column: str | None = None) -> list[str | None]
         )
     values = var[column].convert_dtypes()  # whole numbers beside missing ones stay whole
     return [None if pd.isna(v) or not str(v).strip() else str(v).strip() for v in values]
+
+
+def describe_repeated(names: Iterable[str | None]) -> list[str]:
+    """Say which names of genes come more than once; nothing where none does."""
+    times = Counter(name for name in names if name is not None)
+    twice = [name for name, n in times.items() if n > 1]
+    if not twice:
+        return []
+    come = "name of a gene comes" if len(twice) == 1 else "names of genes come"
+    return [
+        f"{len(twice):,} {come} more than once ({list_first(twice)}); the counts of one name were "
+        "added up. If they are different genes, give each its own name."
+    ]
 
 
 def translate(present: Sequence[str | None], genes: Sequence[str]) -> Translation:

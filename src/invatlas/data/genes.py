@@ -9,6 +9,7 @@ smoothing over genes, so unlike a loess fit it cannot fail on a donor with few c
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from invatlas.data.gene_names import (
 from invatlas.data.nomenclature import Nomenclature
 from invatlas.errors import GeneError
 from invatlas.processor import kept_threads
+from invatlas.wording import list_first
 
 SELECTION_CELLS = 20_000
 SMALLEST_STRATUM = 50
@@ -170,6 +172,8 @@ class GeneOverlap:
         How many met only without the version of an Ensembl id, and only by case.
     empty
         Positions of the cells, where they were read, that have no count in any gene of the atlas.
+    repeated
+        Genes of the atlas that several of the query's go by.
     """
 
     n_genes: int
@@ -179,6 +183,7 @@ class GeneOverlap:
     n_version: int = 0
     n_case: int = 0
     empty: tuple[int, ...] = ()
+    repeated: tuple[str, ...] = ()
 
     def find_counted(self, n_cells: int) -> np.ndarray:
         """Positions of the cells of a query that have counts."""
@@ -188,6 +193,17 @@ class GeneOverlap:
     def n_exact(self) -> int:
         """How many met by the very same name."""
         return self.n_genes - self.n_missing - self.n_version - self.n_case
+
+    def describe_repeated(self) -> list[str]:
+        """Say which genes of the atlas several of the query's go by; nothing where none does."""
+        if not self.repeated:
+            return []
+        meet = "gene of the atlas meets" if len(self.repeated) == 1 else "genes of the atlas meet"
+        return [
+            f"{len(self.repeated):,} {meet} several of the query's of one name "
+            f"({list_first(self.repeated)}); their counts were added up. If they are different "
+            "genes, give each its own name."
+        ]
 
     def describe(self) -> str:
         """A sentence or two for a person."""
@@ -250,7 +266,8 @@ def match_genes(
 
 
 def _measure(found: Translation, shares: np.ndarray) -> GeneOverlap:
-    met = {name for name in found.names if name is not None}
+    times = Counter(name for name in found.names if name is not None)
+    met = set(times)
     absent = np.array([j for j, gene in enumerate(found.genes) if gene not in met], dtype=int)
     largest = absent[np.argsort(-shares[absent], kind="stable")][:5]
     return GeneOverlap(
@@ -260,6 +277,7 @@ def _measure(found: Translation, shares: np.ndarray) -> GeneOverlap:
         tuple((found.genes[j], float(shares[j])) for j in largest),
         found.n_version,
         found.n_case,
+        repeated=tuple(gene for gene in found.genes if times[gene] > 1),
     )
 
 

@@ -114,7 +114,8 @@ def map_cells(
         cells.obsm[f"X_{which}"] = latents
         if layout:
             cells.obsm[f"X_{which}_umap"] = lay_out(latents, atlas.settings.seed)
-    states, notes = None, [*told, *unknown_values(atlas, adata.obs)]
+    told_of_obs = unknown_values(atlas, adata.obs)
+    states, notes = None, [*told, *told_of_obs, *overlap.describe_repeated()]
     if calling is not None:
         calls = describe(atlas, posteriors["invariant"], calling, overlap)
         calls = calls.set_axis(cells.obs_names)

@@ -88,8 +88,8 @@ def novelty(
 
 
 def describe_doubt(overlap: GeneOverlap) -> list[str]:
-    """Say of which cells nothing can be said, and why novelty is not judged for want of genes."""
-    doubts = []
+    """Say which genes were added up, of which cells nothing can be said, and why of no novelty."""
+    doubts = overlap.describe_repeated()
     if overlap.empty:
         doubts.append(
             f"{count_noun(len(overlap.empty), 'cell')} have no counts in the genes of the atlas: "
