@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from invatlas.wording import LONGEST, Outlined, count_noun, outline
+from invatlas.wording import LONGEST, Outlined, count_noun, outline, suggest
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,3 +39,10 @@ def test_a_long_value_is_cut() -> None:
     assert len(outline("x" * 500)) == LONGEST and outline("x" * 500).endswith("…")
     wide = pd.DataFrame(columns=["y" * 60, "z" * 60])
     assert outline(wide).startswith("0 rows of yy") and len(outline(wide)) == LONGEST
+
+
+def test_what_was_meant_is_found_whatever_its_case() -> None:
+    known = ["Zell Typ µ", "cell_type", "cell_type_scgen"]
+    assert suggest("zell typ", known) == " Did you mean 'Zell Typ µ'?"
+    assert suggest("Cell_Types", known) == " Did you mean 'cell_type'?"
+    assert suggest("donor", known) == suggest("donor", []) == ""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from invatlas.tasks.map import Mapped
     from invatlas.tasks.states import States
 
-FLAGS = ("gene_column", "minimum_overlap")
+FLAGS = ("gene_column", "layer", "minimum_overlap")
 MOST_FINDINGS = 12
 MOST_EDGES = 10
 AUDITED = (

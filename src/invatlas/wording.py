@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
 SHOWN = 5
@@ -17,6 +18,13 @@ def count_noun(n: int, noun: str, nouns: str = "") -> str:
 def list_first(names: Sequence[str]) -> str:
     """Write the first few names, and dots where there are more."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Ask whether the known name that is most like another one was meant, whatever its case."""
+    folded = {other.casefold(): other for other in sorted(known)}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f" Did you mean {folded[close[0]]!r}?" if close else ""
 
 
 class Outlined:

@@ -183,6 +183,32 @@ def test_an_unknown_layer_is_refused_and_the_layers_named() -> None:
         CountSource.from_anndata(adata, ["a"], "count")
 
 
+def test_a_layer_that_is_nearly_named_is_suggested() -> None:
+    adata = make()
+    adata.layers["Counts"] = COUNTS
+    with pytest.raises(CountsError, match=r"the layers are Counts\. Did you mean 'Counts'\?$"):
+        CountSource.from_anndata(adata, ["a"], "count")
+
+
+def test_where_counts_are_instead_is_said() -> None:
+    adata = make(np.log1p(COUNTS))
+    adata.layers["logs"], adata.layers["empty"] = np.log1p(COUNTS), COUNTS * 0
+    with pytest.raises(CountsError, match=r"No layer holds any; the layers are logs, empty\.$"):
+        CountSource.from_anndata(adata, ["a"])
+    adata.raw = make()
+    told = r"\.raw holds whole numbers.*\.raw\.to_adata\(\)\.write_h5ad\('counts\.h5ad'\)"
+    with pytest.raises(CountsError, match=told):
+        CountSource.from_anndata(adata, ["a"])
+    with pytest.raises(CountsError, match=rf"no layer 'raw'.*{told}"):
+        CountSource.from_anndata(adata, ["a"], "raw")
+    adata.layers["spliced"], adata.layers["counts"] = sp.csc_matrix(COUNTS), COUNTS
+    with pytest.raises(CountsError, match=r"'spliced', 'counts' hold whole .* pass layer='spliced'"):
+        CountSource.from_anndata(adata, ["a"])
+    adata.X = COUNTS
+    with pytest.raises(CountsError, match="X holds whole numbers: name no layer"):
+        CountSource.from_anndata(adata, ["a"], "logs")
+
+
 def test_no_matrix_no_cells_or_no_genes_are_refused() -> None:
     with pytest.raises(CountsError, match="no X"):
         CountSource.from_anndata(AnnData(obs=pd.DataFrame(index=["a"])), ["a"])

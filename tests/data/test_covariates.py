@@ -79,6 +79,8 @@ def test_values_never_seen_and_columns_not_there_are_missing_at_encoding() -> No
     ("column", "message"),
     [
         ("cell_typ", r"no column 'cell_typ'.*Did you mean 'cell_type'"),
+        ("CELLTYPE", r"no column 'CELLTYPE'.*Did you mean 'cell_type'"),
+        ("cell_type,each", r"'cell_type' and 'each' are columns .*, repeat the option for each"),
         ("nothing_like_it", r"no column 'nothing_like_it'; it has cell_type"),
         ("constant", r"'constant' has one value, 'only', in every cell"),
         ("one_category", r"'one_category' has one value, 'only'"),

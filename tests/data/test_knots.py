@@ -43,6 +43,7 @@ def test_a_position_is_the_linear_interpolation_and_stays_within_the_ends(
     ("values", "message"),
     [
         (["1", "2", "high"], "'high', which is no finite number"),
+        (["low", None, "high"], r"continuous and holds text \(high, low\), no number"),
         ([1.0, 2.0, np.inf], "no finite number"),
         ([1.0, 1.0, 2.0], "2 distinct numbers"),
         ([np.nan, np.nan, np.nan], "0 distinct numbers"),

@@ -159,6 +159,8 @@ def test_mistakes_are_named(atlas: ia.Atlas, study: AnnData) -> None:
         ({"diet": "rich"}, "'diet' is no covariate of the atlas; they are cell_type"),
         ({}, "nothing to change"),
         ("disease=healthy", "it takes a value by covariate"),
+        ({"Diseas": "healthy"}, "Did you mean 'disease'"),
+        ({"disease": "Healthy"}, "Did you mean 'healthy'"),
         ({"disease": "plague"}, "to become 'plague'; the atlas knows disease_1, healthy"),
         ({"disease": "reference"}, "to become 'reference'"),
         ({"donor": "nobody"}, "or 'reference'"),

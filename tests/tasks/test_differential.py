@@ -186,6 +186,7 @@ def test_values_need_not_be_text(study: AnnData, atlas: ia.Atlas) -> None:
 @pytest.mark.parametrize(
     ("one", "two", "message"),
     [
+        ({"disease": "Healthy"}, WELL, "Did you mean 'healthy'"),
         ({"disease": "flu"}, WELL, "group1: no cell has disease 'flu'; the values are disease_1"),
         ({"diseas": "healthy"}, WELL, "Did you mean 'disease'"),
         (WELL, {"disease": "healthy"}, "share .* cells; they must share none"),
@@ -193,7 +194,7 @@ def test_values_need_not_be_text(study: AnnData, atlas: ia.Atlas) -> None:
         (pd.Series([True] * 600), WELL, "group1 is a Series of other cells than obs, or in"),
         ({"donor": "donor_01"}, {"donor": "donor_02"}, "Group 1 has 1 value of donor"),
     ],
-    ids=["value", "column", "overlap", "mask", "series", "one donor"],
+    ids=["case", "value", "column", "overlap", "mask", "series", "one donor"],
 )
 def test_wrong_groups_are_refused(
     study: AnnData, atlas: ia.Atlas, one: object, two: object, message: str

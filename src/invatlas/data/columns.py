@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-
 import numpy as np
 import pandas as pd
 
 from invatlas.errors import CovariateError
+from invatlas.wording import suggest
 
 MISSING_SPELLINGS = frozenset({"", "nan", "na", "n/a", "<na>", "null", "unknown"})
 # of a number, or of what was intervened on; of a disease "none" is a value
@@ -19,15 +18,24 @@ def text_values(
 ) -> pd.Series:
     """Values of a column as text, missing where the column says so in any common spelling."""
     if name not in obs.columns:
-        close = difflib.get_close_matches(name, map(str, obs.columns), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         columns = ", ".join(map(str, obs.columns)) or "none"
-        raise CovariateError(f"obs has no column {name!r}; it has {columns}.{hint}")
+        raise CovariateError(f"obs has no column {name!r}; it has {columns}.{_advise(name, obs)}")
     if isinstance(obs[name], pd.DataFrame):
         times = "twice" if obs[name].shape[1] == 2 else f"{obs[name].shape[1]} times"
         raise CovariateError(f"obs has the column {name!r} {times}; a column is named once.")
     text = _spell(obs[name])
     return text.where(~_says(text, missing))
+
+
+def _advise(name: str, obs: pd.DataFrame) -> str:
+    known = list(map(str, obs.columns))
+    parts = [part.strip() for part in name.split(",")]
+    if len(parts) > 1 and set(parts) <= set(known):
+        return (
+            f" {' and '.join(map(repr, parts))} are columns of their own: name each by itself; on "
+            "the command line, repeat the option for each column."
+        )
+    return suggest(name, known)
 
 
 def missing_spellings(obs: pd.DataFrame, name: str) -> pd.Series:

@@ -16,10 +16,11 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
+from invatlas.data.count_places import advise, advise_raw, list_layers
 from invatlas.data.gene_names import read_names
 from invatlas.errors import CountsError, DataError, GeneError
 from invatlas.processor import spread
-from invatlas.wording import count_noun
+from invatlas.wording import count_noun, suggest
 
 CHUNK = 1024
 LARGEST_COUNT = 2**31
@@ -108,23 +109,26 @@ def read_counts(adata: AnnData, layer: str | None = None) -> Iterator[tuple[slic
         If the layer is absent, there are no cells, or a value is no count.
     """
     if layer is not None and layer not in adata.layers:
+        raw = advise_raw(adata) if layer == "raw" else ""
         raise CountsError(
-            f"There is no layer {layer!r}; the layers are {', '.join(adata.layers) or 'none'}."
+            f"There is no layer {layer!r}; the layers are {list_layers(adata)}."
+            f"{suggest(str(layer), adata.layers)} {raw}".strip()
         )
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
-        raise CountsError("The data have no X; name a layer that holds raw counts.")
+        raise CountsError(
+            f"The data have no X, where counts are looked for. {advise(adata, layer)}"
+        )
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise CountsError(
             f"The data have {count_noun(adata.n_obs, 'cell')} and "
             f"{count_noun(adata.n_vars, 'gene')}."
         )
-    place = "X" if layer is None else f"layer {layer!r}"
     matrix = _by_rows(matrix)
     for start in range(0, adata.n_obs, CHUNK):
         rows = slice(start, min(start + CHUNK, adata.n_obs))
         chunk = _sum_duplicates(_take_chunk(matrix, rows))
-        _check_counts(chunk, adata, start, place)
+        _check_counts(chunk, adata, start, layer)
         yield rows, compact(chunk)
 
 
@@ -222,7 +226,7 @@ def _sum_duplicates(matrix: sp.csr_matrix) -> sp.csr_matrix:
     return matrix
 
 
-def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) -> None:
+def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, layer: str | None) -> None:
     data = chunk.data
     in_range = data.min(initial=0) >= 0 and data.max(initial=0) <= LARGEST_COUNT
     if in_range and np.array_equal(data, np.floor(data)):
@@ -237,10 +241,11 @@ def _check_counts(chunk: sp.csr_matrix, adata: AnnData, start: int, place: str) 
             k = int(np.flatnonzero(wrong)[0])
             cell = start + int(np.searchsorted(chunk.indptr, k, side="right")) - 1
             gene = int(chunk.indices[k])
+            place = "X" if layer is None else f"layer {layer!r}"
             raise CountsError(
                 f"{place} holds {what}, {data[k]:g} (cell {adata.obs_names[cell]!r}, gene "
                 f"{adata.var_names[gene]!r}); raw counts are whole numbers from 0 to 2^31. "
-                "If the counts are kept elsewhere, name their layer."
+                f"{advise(adata, layer)}"
             )
 
 

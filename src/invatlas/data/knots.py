@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from invatlas.errors import CovariateError
+from invatlas.wording import list_first
 
 MOST_KNOTS = 8
 FEWEST_NUMBERS = 3
@@ -39,6 +40,11 @@ def check_numbers(values: pd.Series, name: str) -> np.ndarray:
     """
     numbers = read_numbers(values)
     odd = values.notna().to_numpy() & np.isnan(numbers)
+    if odd.any() and np.isnan(numbers).all():
+        raise CovariateError(
+            f"obs column {name!r} is asked for as continuous and holds text "
+            f"({list_first(sorted(set(values[odd])))}), no number. Name it without ':continuous'."
+        )
     if odd.any():
         raise CovariateError(
             f"obs column {name!r} is asked for as continuous and holds "

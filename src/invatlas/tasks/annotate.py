@@ -21,6 +21,7 @@ from invatlas.tasks.doubts import describe_doubts
 from invatlas.tasks.embed import MINIMUM_OVERLAP, encode_counts
 from invatlas.tasks.novelty import FALSE_DISCOVERY_RATE, check_rate, judge
 from invatlas.training.posterior import CHUNK, Calls, call_cells, call_values
+from invatlas.wording import suggest
 
 LABEL_PRIORS = ("reference", "uniform", "query")
 ABSTAIN_BELOW = 0.5
@@ -190,6 +191,7 @@ def allowed_by(atlas: Atlas, given: Given) -> torch.Tensor:
             raise CovariateError(
                 f"given names {name!r}, which is no categorical biological covariate of the atlas; "
                 f"they are {', '.join(known)}."
+                f"{suggest(str(name), known)}"
             )
         covariate = atlas.schema.called[known[name]]
         values: list[object] = [wanted]
@@ -212,6 +214,7 @@ def _codes_of(covariate: Covariate, value: object) -> list[int]:
         raise CovariateError(
             f"given wants {covariate.name} {value!r}; the atlas knows "
             f"{', '.join(covariate.categories[:20])}{coarse}."
+            f"{suggest(str(value), [*covariate.categories, *groups])}"
         )
     return [covariate.categories.index(name) for name in finer]
 

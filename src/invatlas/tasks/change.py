@@ -27,6 +27,7 @@ from invatlas.model.invae import Model
 from invatlas.model.measured import Additive
 from invatlas.model.priors import Prior, one_hot
 from invatlas.model.transport import Transport
+from invatlas.wording import suggest
 
 TOLERANCE = 1e-4  # of a sum of weights that is 1 where all combinations are there
 
@@ -112,6 +113,7 @@ def apply_change(
             raise CovariateError(
                 f"{covariate.name} is to become {wanted!r}; the atlas knows "
                 f"{', '.join(covariate.categories[:20])}{also}. Several of these are written A+B."
+                f"{suggest(wanted, covariate.categories)}"
             )
         weights[c] = np.tile(row, (len(weights[c]), 1))
     return replace(values, weights=tuple(weights))

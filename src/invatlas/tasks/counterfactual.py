@@ -49,6 +49,7 @@ from invatlas.tasks.differential import LEAST_THRESHOLD, THRESHOLD
 from invatlas.tasks.embed import LATENTS, MINIMUM_OVERLAP, find_counted, match_counts
 from invatlas.tasks.prediction import Action, Cells, Route, pool
 from invatlas.training.posterior import encode_cells
+from invatlas.wording import suggest
 
 SAMPLES = 20
 
@@ -268,6 +269,7 @@ def _check_names(atlas: Atlas, change: Change) -> None:
     if unknown := [name for name in change if name not in names]:
         raise CovariateError(
             f"{unknown[0]!r} is no covariate of the atlas; they are {', '.join(names)}."
+            f"{suggest(str(unknown[0]), names)}"
         )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from invatlas.data.columns import text_values
 from invatlas.errors import CovariateError, DataError
-from invatlas.wording import count_noun
+from invatlas.wording import count_noun, suggest
 
 Value: TypeAlias = str | float | bool
 Group: TypeAlias = Mapping[str, Value | Sequence[Value]] | np.ndarray | pd.Series
@@ -76,6 +76,7 @@ def choose_cells(obs: pd.DataFrame, group: Group, name: str) -> np.ndarray:
                 known = ", ".join(sorted(set(met.dropna()))[:10])
                 raise CovariateError(
                     f"{name}: no cell has {column} {absent[0]!r}; the values are {known}."
+                    f"{suggest(absent[0], set(met.dropna()))}"
                 )
             chosen &= met.isin(values).to_numpy()
     if not chosen.any():
