@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import pickle
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from anndata import AnnData
 
 import invatlas as ia
 from invatlas.errors import SettingsError
@@ -18,10 +21,10 @@ WRONG: list[tuple[str, Any, str]] = [
     ("hidden", True, r"hidden is True \(bool\); it takes int"),
     ("hidden", None, r"hidden is None"),
     ("hidden", 0, r"hidden is 0; it takes 1 to"),
-    ("epochs", 0, r"epochs is 0; it takes 1 to"),
+    ("epochs", 0, r"epochs is 0; it takes at least 1\.$"),
     ("epochs", 2.0, r"epochs is 2\.0 \(float\); it takes int or nothing"),
     ("epochs", True, r"epochs is True \(bool\)"),
-    ("minibatch_size", 1, r"minibatch_size is 1; it takes 2 to"),
+    ("minibatch_size", 1, r"minibatch_size is 1; it takes at least 2\.$"),
     ("technical_in_decoder", 1, r"technical_in_decoder is 1 \(int\); it takes bool"),
     ("dropout", 1.0, r"dropout is 1\.0; it takes 0 to 0\.95"),
     ("dropout", True, r"dropout is True \(bool\); it takes float"),
@@ -37,7 +40,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("dependence_weight", float("nan"), r"dependence_weight is nan"),
     ("invariant_latents", 0, r"invariant_latents is 0; it takes 1 to"),
     ("spurious_latents", -1, r"spurious_latents is -1; it takes 0 to"),
-    ("genes", -1, r"genes is -1; it takes 0 to"),
+    ("genes", -1, r"genes is -1; it takes at least 0"),
     ("patience", 0, r"patience is 0"),
     ("seed", -1, r"seed is -1; it takes 0 to"),
     ("seed", 2**64, r"seed is 18446744073709551616"),
@@ -99,3 +102,17 @@ def test_toml_is_read_and_what_is_none_refused(tmp_path: Path) -> None:
         read_toml(tmp_path / "nowhere.toml")
     with pytest.raises(SettingsError, match=str(tmp_path)):
         read_toml(tmp_path)
+
+
+def test_a_setting_that_does_not_exist_is_a_mistake_like_others() -> None:
+    for make in (lambda: ia.Settings(epoch=1), lambda: ia.Settings().changed({"epoch": 1})):
+        with pytest.raises(SettingsError, match=r"Unknown setting epoch; .* Did you mean 'epochs'"):
+            make()
+    assert "epochs" in inspect.signature(ia.Settings).parameters
+    assert pickle.loads(pickle.dumps(ia.Settings(epochs=3))) == ia.Settings(epochs=3)
+
+
+def test_settings_of_another_kind_are_refused(study: AnnData) -> None:
+    for fit in (ia.fit, ia.fit_seeds):
+        with pytest.raises(SettingsError, match=r"settings is \{'epochs': 1\} \(dict\); it takes"):
+            fit(study, ["cell_type"], settings={"epochs": 1})

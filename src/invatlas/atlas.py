@@ -30,7 +30,7 @@ from invatlas.record import (
     describe_training,
     find_warnings,
 )
-from invatlas.settings import Settings
+from invatlas.settings import Settings, check_settings
 from invatlas.training.calibration import Calibration
 from invatlas.training.job import Job
 from invatlas.training.split import draw_split
@@ -77,6 +77,21 @@ class Atlas:
     def __repr__(self) -> str:
         """A few lines that say what the atlas holds."""
         return "\n".join(["invatlas atlas", *(f"  {name}: {text}" for name, text in outline(self))])
+
+
+def check_atlas(atlas: object) -> None:
+    """Refuse anything that is no atlas, such as the folder of one.
+
+    Raises
+    ------
+    DataError
+        Unless it is an Atlas.
+    """
+    if not isinstance(atlas, Atlas):
+        raise DataError(
+            f"The atlas is {atlas!r:.80} ({type(atlas).__name__}); it must be an Atlas, such as "
+            "fit or load gives."
+        )
 
 
 def outline(atlas: Atlas) -> list[tuple[str, str]]:
@@ -170,7 +185,7 @@ def fit(
         Before training, of each thing in the study that calls for caution; ``record["warnings"]``
         keeps them.
     """
-    settings = settings or Settings()
+    settings = check_settings(settings)
     check_cells(adata)
     if adata.n_obs < MINIMUM_CELLS:
         raise DataError(

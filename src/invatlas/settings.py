@@ -6,17 +6,44 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import wraps
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from invatlas.errors import SettingsError
+from invatlas.wording import suggest
 
 LIKELIHOOD_NAMES = ("negative_binomial", "poisson", "gaussian")
+Kind = TypeVar("Kind")
 PRIOR_NAMES = ("factorised", "low_rank", "exponential_family")
 
 
+def _named(cls: type[Kind]) -> type[Kind]:
+    """Answer a setting that does not exist as every other mistake."""
+    make = cls.__init__
+
+    @wraps(make)
+    def start(self: Kind, *values: Any, **named: Any) -> None:
+        _refuse_unknown(cls, named)
+        make(self, *values, **named)
+
+    cls.__init__ = start  # type: ignore[method-assign, assignment]
+    return cls
+
+
+def _refuse_unknown(cls: type, values: Mapping[str, Any]) -> None:
+    known = [field.name for field in fields(cls)]
+    if unknown := sorted(set(values) - set(known)):
+        raise SettingsError(
+            f"Unknown setting {', '.join(unknown)}; the settings are {', '.join(known)}."
+            f"{suggest(unknown[0], known)}"
+        )
+
+
+@_named
 @dataclass(frozen=True)
 class Settings:
     """Settings of a fit.
@@ -122,7 +149,9 @@ class Settings:
             if field.name in _RANGES and value is not None:
                 low, high = _RANGES[field.name]
                 if not low <= getattr(self, field.name) <= high:
-                    raise SettingsError(f"{field.name} is {value!r}; it takes {low:g} to {high:g}.")
+                    below = high == _MOST and value < low
+                    takes = f"at least {low:g}" if below else f"{low:g} to {high:,g}"
+                    raise SettingsError(f"{field.name} is {value!r}; it takes {takes}.")
         for name, choices in (("likelihood", LIKELIHOOD_NAMES), ("prior", PRIOR_NAMES)):
             if getattr(self, name) not in choices:
                 raise SettingsError(
@@ -137,11 +166,7 @@ class Settings:
         SettingsError
             If a name is no setting, or a value does not fit it.
         """
-        known = [field.name for field in fields(self)]
-        if unknown := sorted(set(values) - set(known)):
-            raise SettingsError(
-                f"Unknown setting {', '.join(unknown)}; the settings are {', '.join(known)}."
-            )
+        _refuse_unknown(type(self), values)
         return replace(self, **values)
 
 
@@ -173,6 +198,24 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "split_seed": (0, 2**32 - 1),
 }
+
+
+def check_settings(settings: object) -> Settings:
+    """Give settings, the defaults for None, and refuse anything else, such as a dictionary.
+
+    Raises
+    ------
+    SettingsError
+        Unless they are Settings.
+    """
+    if settings is None:
+        return Settings()
+    if not isinstance(settings, Settings):
+        raise SettingsError(
+            f"settings is {settings!r:.80} ({type(settings).__name__}); it takes Settings, such as "
+            "invatlas.Settings(epochs=100)."
+        )
+    return settings
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.covariates import Schema
 from invatlas.data.findings import Finding
 from invatlas.errors import StorageError
@@ -78,6 +78,7 @@ def save(atlas: Atlas, path: str | Path, *, overwrite: bool = False) -> None:
         If the folder holds an atlas that may not be overwritten, or anything that is no part of
         one, or cannot be written.
     """
+    check_atlas(atlas)
     target = Path(path).resolve()
     check_target(target, ATLAS)
     if target.is_dir() and any(target.iterdir()) and not overwrite:

@@ -202,7 +202,9 @@ def test_where_counts_are_instead_is_said() -> None:
     with pytest.raises(CountsError, match=rf"no layer 'raw'.*{told}"):
         CountSource.from_anndata(adata, ["a"], "raw")
     adata.layers["spliced"], adata.layers["counts"] = sp.csc_matrix(COUNTS), COUNTS
-    with pytest.raises(CountsError, match=r"'spliced', 'counts' hold whole .* pass layer='spliced'"):
+    with pytest.raises(
+        CountsError, match=r"'spliced', 'counts' hold whole .* pass layer='spliced'"
+    ):
         CountSource.from_anndata(adata, ["a"])
     adata.X = COUNTS
     with pytest.raises(CountsError, match="X holds whole numbers: name no layer"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -233,7 +234,7 @@ def test_an_overlap_that_is_too_small_is_refused(atlas: ia.Atlas, study: AnnData
     few = study[:, list(shares.index[:40])].copy()
     with pytest.raises(GeneError, match=r"Only 40 of 120 genes.*at least 50%") as refusal:
         ia.embed(atlas, few)
-    assert "--minimum-overlap" in str(refusal.value) and "look like" not in str(refusal.value)
+    assert "lower minimum_overlap" in str(refusal.value) and "look like" not in str(refusal.value)
     assert ia.embed(atlas, few, minimum_overlap=0.01).shape == (600, 5)
     few.var_names = [f"ENSG{i}" for i in range(40)]
     with pytest.raises(GeneError, match=r"Only 0 of 120 genes.*look like ENSG0"):
@@ -271,3 +272,26 @@ def test_anything_but_cells_is_refused(atlas: ia.Atlas) -> None:
             ask(atlas, "query.h5ad")
     with pytest.raises(DataError, match="must be an AnnData"):
         ia.fit("study.h5ad", ["cell_type"])
+
+
+def test_anything_but_an_atlas_is_refused(study: AnnData, tmp_path: Path) -> None:
+    groups = ({"disease": "healthy"}, {"disease": "disease_1"})
+    questions: tuple[tuple[Callable[..., object], tuple[object, ...]], ...] = (
+        *[
+            (ask, (study,))
+            for ask in (
+                *(ia.embed, ia.annotate, ia.novelty, ia.prediction_sets, ia.map_cells, ia.adapt),
+                *(ia.align, ia.abundance, ia.donors, ia.evaluate.leakage),
+            )
+        ],
+        *[(ask, ()) for ask in (ia.explain, ia.identifiability, ia.undo_adaptation)],
+        (ia.counterfactual, (study, {"disease": "healthy"})),
+        (ia.differential_expression, (study, *groups)),
+        (partial(ia.states, cell_type="type_1", reference="healthy"), (study,)),
+        (ia.save, (tmp_path / "atlas",)),
+        (ia.summarise, (study.obs,)),
+        (partial(ia.design, budget=2), ()),
+    )
+    for ask, rest in questions:
+        with pytest.raises(DataError, match=r"The atlas is 'katlas' \(str\); it must be an Atlas"):
+            ask("katlas", *rest)

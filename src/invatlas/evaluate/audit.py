@@ -21,7 +21,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.random import Generator
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.errors import SettingsError
 from invatlas.evaluate.labels import draw_cells, read_labels
 from invatlas.evaluate.probes import PROBES, Boosted, Predictor, Probe
@@ -126,6 +126,7 @@ def leakage(
         If the effort is out of range.
     """
     effort = Effort(cells, folds, permutations, boosted_permutations, seed)
+    check_atlas(atlas)
     schema, labels = atlas.schema, read_labels(atlas.schema, adata.obs)
     rows = draw_cells(labels, effort.cells, np.random.default_rng(effort.seed))
     mapped = map_cells(atlas, adata[rows], layer=layer, gene_column=gene_column)

@@ -14,7 +14,7 @@ from invatlas.atlas import Atlas, fit
 from invatlas.data.covariates import Schema
 from invatlas.errors import DataError, SettingsError
 from invatlas.evaluate.identifiability import AGREEMENTS, agreement
-from invatlas.settings import Settings
+from invatlas.settings import Settings, check_settings
 from invatlas.tasks.embed import embed
 from invatlas.training.split import draw_split
 
@@ -58,7 +58,7 @@ def fit_seeds(
     """
     if seeds < 2:
         raise SettingsError(f"seeds is {seeds}; agreement takes at least 2 fits.")
-    settings = settings or Settings()
+    settings = check_settings(settings)
     if settings.split_seed is None:
         settings = replace(settings, split_seed=settings.seed)
     schema = Schema.learn(adata.obs, biological, technical, choices.get("hierarchy"))

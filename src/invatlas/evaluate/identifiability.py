@@ -36,7 +36,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.errors import DataError
 from invatlas.model.priors import Prior
 
@@ -69,6 +69,7 @@ def identifiability(atlas: Atlas) -> pd.DataFrame:
         the largest; 0 where combinations are too few) and ``holds``. That it holds is necessary,
         no proof: the theorem also asks for a right model and endless data.
     """
+    check_atlas(atlas)
     rows = {}
     for which in ("invariant", "spurious"):
         prior: Prior = getattr(atlas.model, f"prior_{which}")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.columns import text_values
 from invatlas.data.counts import check_cells
 from invatlas.data.covariates import Covariate, Schema
@@ -68,6 +68,7 @@ def adapt(
     GeneError, CountsError
         As :func:`invatlas.embed`.
     """
+    check_atlas(atlas)
     check_cells(adata)
     known = atlas.schema.technical
     added = [_new_values(covariate, adata) for covariate in known]
@@ -127,6 +128,7 @@ def undo_adaptation(atlas: Atlas) -> Atlas:
     DataError
         If the atlas was never adapted.
     """
+    check_atlas(atlas)
     if not atlas.record["adapted"]:
         raise DataError("The atlas was never adapted: there is nothing to undo.")
     *earlier, last = atlas.record["adapted"]

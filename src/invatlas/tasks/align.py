@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from anndata import AnnData
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.columns import text_values
 from invatlas.data.counts import check_cells
 from invatlas.data.genes import GeneOverlap
@@ -80,6 +80,7 @@ def align(
     GeneError, CountsError
         As :func:`invatlas.embed`.
     """
+    check_atlas(atlas)
     check_cells(adata)
     return _align(atlas, adata, np.arange(adata.n_obs), layer, minimum_overlap, gene_column)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.columns import text_values
 from invatlas.data.covariates import JOINT, Covariate
 from invatlas.data.genes import GeneOverlap
@@ -117,6 +117,7 @@ def annotate(
     calling = Calling(
         {} if given is None else given, label_prior, abstain_below, false_discovery_rate
     )
+    check_atlas(atlas)
     allowed_by(atlas, calling.given)
     q, overlap = encode_counts(atlas, adata, ["invariant"], layer, minimum_overlap, gene_column)
     for message in describe_doubts(atlas, adata.obs, calling.label_prior, overlap):

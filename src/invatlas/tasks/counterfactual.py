@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.counts import CountSource
 from invatlas.data.covariates import REFERENCE
 from invatlas.data.genes import GeneOverlap
@@ -131,6 +131,7 @@ def counterfactual(
     and what they express, beyond the covariates of the atlas. Combinations that were never measured
     are taken to be, in the latents, the sum of what their values add.
     """
+    check_atlas(atlas)
     if not isinstance(samples, int) or samples < 2:
         raise SettingsError(f"samples is {samples!r}; a deviation takes a whole number from 2.")
     if not isinstance(threshold, int | float) or not LEAST_THRESHOLD <= threshold < np.inf:

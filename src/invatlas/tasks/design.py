@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.columns import text_values
 from invatlas.data.covariates import Covariate
 from invatlas.errors import CovariateError, SettingsError
@@ -91,6 +91,7 @@ def design(
         If the budget is no number from 1 to the number of candidates, there is nothing left to
         measure, or there are more than 2,000 candidates.
     """
+    check_atlas(atlas)
     covariates = atlas.schema.biological
     if candidates is None:
         candidates = list_unmeasured(atlas, None if reference is None else reference.obs)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.counts import check_cells, sum_counts
 from invatlas.errors import SettingsError
 from invatlas.tasks.embed import MINIMUM_OVERLAP, find_counted, match_counts
@@ -92,6 +92,7 @@ def differential_expression(
     CovariateError, GeneError, CountsError
         If a column, value, gene or count is none that can be used.
     """
+    check_atlas(atlas)
     check_cells(adata)
     if method not in METHODS:
         raise SettingsError(f"method is {method!r}; it takes {' or '.join(METHODS)}.")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.counts import CountSource, check_cells, read_pieces
 from invatlas.data.gene_names import Translation
 from invatlas.data.genes import GeneOverlap, match_genes
@@ -133,6 +133,7 @@ def match_counts(
 def _match(
     atlas: Atlas, adata: AnnData, minimum_overlap: float, gene_column: str | None
 ) -> tuple[Translation, GeneOverlap]:
+    check_atlas(atlas)
     check_cells(adata)
     return match_genes(adata.var, atlas.genes, atlas.gene_shares, minimum_overlap, gene_column)
 

@@ -29,7 +29,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.covariates import Covariate
 from invatlas.errors import CovariateError, DataError, GeneError
 from invatlas.wording import Outlined
@@ -107,6 +107,7 @@ def explain(
     DataError, GeneError
         If the gmt file cannot be read, or no set has 5 genes of the atlas.
     """
+    check_atlas(atlas)
     names = [c.name for c in atlas.schema.called]
     if covariate is not None and covariate not in names:
         raise CovariateError(f"covariate is {covariate!r}; it takes one of {', '.join(names)}.")

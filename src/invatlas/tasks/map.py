@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 from anndata import AnnData
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.genes import GeneOverlap
 from invatlas.errors import SettingsError
 from invatlas.record import describe_namesakes
@@ -96,6 +96,7 @@ def map_cells(
     SettingsError
         If both ways to align are named.
     """
+    check_atlas(atlas)
     matching = layer, minimum_overlap, gene_column
     told: list[str] = []
     if align and align_by is not None:

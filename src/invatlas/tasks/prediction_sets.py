@@ -13,7 +13,7 @@ import pandas as pd
 from anndata import AnnData
 from crepes import ConformalClassifier
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.errors import SettingsError
 from invatlas.tasks.annotate import allowed_by, joint_names, log_probabilities
 from invatlas.tasks.embed import MINIMUM_OVERLAP, encode_counts
@@ -53,6 +53,7 @@ def prediction_sets(
     """
     if not 0 < coverage < 1:
         raise SettingsError(f"coverage is {coverage!r}; it takes a share between 0 and 1.")
+    check_atlas(atlas)
     known = atlas.calibration
     scores = known.call_scores[known.call_scores.isfinite()].numpy() if known else np.zeros(0)
     if len(scores) < FEWEST_CELLS:

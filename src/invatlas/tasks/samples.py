@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.columns import text_values
 from invatlas.errors import CovariateError, SettingsError
 from invatlas.tasks.embed import embed
@@ -61,6 +61,7 @@ def gather_samples(
     the condition the second biological covariate with categories, or the first beside the other
     one where that is named; without a second one all cells are of one condition.
     """
+    check_atlas(atlas)
     donor = donor or name_donor(atlas)
     cell_type, condition = name_biology(atlas, cell_type, condition)
     labels = pd.DataFrame({"donor": text_values(adata.obs, donor)})

@@ -36,7 +36,7 @@ from scipy.linalg import eigh
 from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.columns import text_values
 from invatlas.data.counts import check_cells
 from invatlas.errors import CovariateError, DataError, GeneError
@@ -136,6 +136,7 @@ def states(
     CovariateError, GeneError, CountsError
         If a column, value, gene or count is none that can be used.
     """
+    check_atlas(atlas)
     check_cells(adata)
     for name, genes in (gene_lists or {}).items():
         if not set(map(str, genes)) & set(atlas.genes):

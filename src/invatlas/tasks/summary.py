@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.data.covariates import MISSING, Covariate
 from invatlas.data.findings import Finding, tell_finding
 from invatlas.record import GUESSED, find_guessed
@@ -43,6 +43,7 @@ def summarise(atlas: Atlas, obs: pd.DataFrame, title: str = "Invariant atlas") -
     :func:`invatlas.confounding`), continuous (columns), order (as of
     :func:`order_values`), training, settings, versions.
     """
+    check_atlas(atlas)
     versions = dict(atlas.record["versions"])
     return {
         "title": title,
