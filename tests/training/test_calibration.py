@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot
 
 import invatlas as ia
 from invatlas.data.minibatch import Cells
+from invatlas.errors import TrainingError
 from invatlas.model.calls import call_log_probabilities, estimate_frequencies, reweigh, sharpen
 from invatlas.model.priors import ConditionalGaussians, DiagonalGaussian
 from invatlas.tasks.embed import match_counts
@@ -29,7 +30,9 @@ from invatlas.training.calibration import (
     find_usual_shift,
     fit_exponents,
 )
+from invatlas.training.job import Job
 from invatlas.training.novelty import flat_entropy, landmark_distance, pooled
+from invatlas.training.split import Split
 
 
 def posteriors(n: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,6 +157,33 @@ def test_a_fit_calibrates_on_donors_nobody_trained_on(
         spared.history.drop(columns=["seconds", "cells_per_second"])
     )
     assert torch.equal(plain.calibration.landmarks, spared.calibration.landmarks)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (KeyboardInterrupt(), "the fit was interrupted in it"),
+        (TrainingError("no number"), "its training failed"),
+    ],
+    ids=str,
+)
+def test_a_calibration_that_is_left_out_says_the_one_reason(
+    study: AnnData,
+    fit: Callable[..., ia.Atlas],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    reason: str,
+) -> None:
+    run = Job.run
+
+    def stop_second(job: Job, split: Split, title: str) -> object:
+        if title == "calibration":
+            raise error
+        return run(job, split, title)
+
+    monkeypatch.setattr(Job, "run", stop_second)
+    told = fit(study, spared_donors=0.3).record["warnings"][0]
+    assert f"training never met was left out, since {reason}; calls are" in told
 
 
 def test_too_few_labelled_cells_leave_an_atlas_without_calibration(

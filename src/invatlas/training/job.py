@@ -103,24 +103,23 @@ class Job:
         if spared is None:
             return found, []
         column = self.schema.technical[spared.covariate or 0].name
-        left_out = [
-            f"The calibration on values of {column} that training never met was left out, since "
-            "the fit was interrupted or failed in it, or met other combinations of values; calls "
-            f"are calibrated on cells drawn at random and promise less for a new {column}."
-        ]
         if training.stopped == "interrupted":
-            return found, left_out
+            return found, _leave_out(column, "the fit was interrupted")
         rows = spared.train
         inner = split_cells(biological[rows], technical[rows], settings.held_out, generator)
         inner = Split(rows[inner.train], rows[inner.held_out], None)
         try:
             second, second_training = self.run(inner, "calibration")
             tables = [fitted.prior_invariant.combinations for fitted in (model, second)]
-            if second_training.stopped == "interrupted" or not torch.equal(*tables):
-                return found, left_out
+            if second_training.stopped == "interrupted":
+                return found, _leave_out(column, "the fit was interrupted in it")
+            if not torch.equal(*tables):
+                return found, _leave_out(column, "it met other combinations of values")
             return calibrate_on_donors(found, second, inner, cells, spared, generator), []
-        except (KeyboardInterrupt, TrainingError):
-            return found, left_out
+        except KeyboardInterrupt:
+            return found, _leave_out(column, "the fit was interrupted in it")
+        except TrainingError:
+            return found, _leave_out(column, "its training failed")
 
     def describe(self, rows: np.ndarray) -> str:
         """Name the cells of a minibatch by what could be wrong with them."""
@@ -134,3 +133,12 @@ class Job:
             f"Its {len(rows)} cells start with {self.names[rows[0]]!r}; {'; '.join(values)}; "
             f"their largest count is {self.cells.source.matrix[rows].max()}."
         )
+
+
+def _leave_out(column: str, reason: str) -> list[str]:
+    """Say that calls are not calibrated on new donors, and why."""
+    return [
+        f"The calibration on values of {column} that training never met was left out, since "
+        f"{reason}; calls are calibrated on cells drawn at random and promise less for a new "
+        f"{column}."
+    ]
