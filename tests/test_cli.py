@@ -206,3 +206,15 @@ def test_names_of_arguments_are_spelled_as_flags(
         raise InvatlasError(told)
     expected = spelled or "Column 'gene_column' is there; leave --gene-column out."
     assert capsys.readouterr().err == f"Error: {expected}\n"
+
+
+@pytest.mark.parametrize("asked", [(), ("fit",), ("map",), ("grn",)], ids=str)
+def test_help_cuts_no_name_and_no_sentence(
+    asked: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = call(*asked, "--help")
+    assert "…" not in said and "..." not in said.replace("[ARGS]...", "")
+    if asked == ("fit",):
+        assert "--minibatch-size" in said and "column:continuous" in said
+        assert "--no-technical-in-decoder" in said and "= [finer values]" in said

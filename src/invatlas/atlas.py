@@ -110,7 +110,7 @@ def outline(atlas: Atlas) -> list[tuple[str, str]]:
         ("likelihood", settings.likelihood),
         (
             "training",
-            f"{trained['epochs']} epochs, {trained['stopped']}, "
+            f"{count_noun(trained['epochs'], 'epoch')}, {trained['stopped']}, "
             f"best {trained['best_epoch']}, {trained['seconds']:.0f} s",
         ),
     ]

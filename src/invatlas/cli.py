@@ -32,12 +32,13 @@ from invatlas.mapping import map_query
 from invatlas.networks import app as networks
 from invatlas.options import Folder, GeneColumn, Layer, Overwrite, Seed
 from invatlas.questions import COMMANDS as QUESTIONS
-from invatlas.terminal import explained, say, show_audit, show_rows
+from invatlas.terminal import command, explained, say, show_audit, show_rows
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut the names of options where a line has 80 letters
 )
 
 
@@ -61,11 +62,11 @@ def main(
     """Invariant atlases of single cells: what is biology and what is the laboratory."""
 
 
-app.command()(fit)
-app.command("map")(map_query)
+command(app)(fit)
+command(app, "map")(map_query)
 
 
-@app.command()
+@command(app)
 def audit(
     atlas: Folder,
     cells: Annotated[Path, typer.Argument(help="h5ad file with raw counts and covariates.")],
@@ -102,7 +103,7 @@ def audit(
             say(f"Wrote {len(found)} answers to {keep}.")
 
 
-@app.command()
+@command(app)
 def info(atlas: Folder) -> None:
     """Say what an atlas holds."""
     with explained():
@@ -129,12 +130,12 @@ def info(atlas: Folder) -> None:
         show_rows(rows)
 
 
-for command in CONTRASTS + QUESTIONS:
-    app.command()(command)
+for question in CONTRASTS + QUESTIONS:
+    command(app)(question)
 app.add_typer(networks, name="grn")
 
 
-@app.command()
+@command(app)
 def simulate(
     output: Annotated[Path, typer.Argument(help="h5ad file to write.")],
     cells: Annotated[int, typer.Option(help="Number of cells.")] = 6000,

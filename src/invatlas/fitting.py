@@ -15,6 +15,7 @@ from invatlas.interruption import STATUS, Interruption, interruptible
 from invatlas.options import GeneColumn, Layer, Overwrite, Threads, use_threads
 from invatlas.settings import PRIOR_NAMES, Settings, read_toml
 from invatlas.terminal import explained, note, say, show_confounding, warned
+from invatlas.wording import count_noun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ def fit(
     ] = None,
     hierarchy: Annotated[
         Path | None,
-        typer.Option(help="TOML file: a table a column, coarse value = \\[finer values]."),
+        typer.Option(help="TOML file: a table a column, coarse value = [finer values]."),
     ] = None,
     layer: Layer = None,
     gene_column: GeneColumn = None,
@@ -134,7 +135,7 @@ def fit(
         trained = atlas.record["training"]
         say(
             f"Fitted {adata.n_obs:,} cells x {len(atlas.genes):,} genes in "
-            f"{time.perf_counter() - start:.0f} s ({trained['epochs']} epochs, "
+            f"{time.perf_counter() - start:.0f} s ({count_noun(trained['epochs'], 'epoch')}, "
             f"{trained['stopped']}; best {trained['best_epoch']})."
         )
         say(f"Wrote {output}; open {output / 'report.html'} in a browser.")

@@ -12,6 +12,7 @@ from invatlas.errors import SettingsError, StorageError
 from invatlas.files import read_cells, refuse_as_cells, refuse_output, write_cells
 from invatlas.options import Folder, GeneColumn, Layer, Overwrite, Threads, use_threads
 from invatlas.terminal import explained, say, show_mapped
+from invatlas.wording import count_noun
 
 if TYPE_CHECKING:
     from invatlas.atlas import Atlas
@@ -121,7 +122,7 @@ def map_query(
             adata.obsm[name] = mapped.cells.obsm[name]
         write_cells(adata, output)
         show_mapped(mapped, [c.name for c in loaded.schema.called], calling.abstain_below)
-        say(f"Wrote {adata.n_obs:,} cells to {output}.")
+        say(f"Wrote {count_noun(adata.n_obs, 'cell')} to {output}.")
         if page:
             _write_query_report(page, loaded, mapped, calling, query.stem, atlas.resolve().name)
         if adapt and adapted:

@@ -27,7 +27,7 @@ from invatlas.files import (
 )
 from invatlas.interruption import settled
 from invatlas.options import Output, Overwrite, Threads, use_threads
-from invatlas.terminal import explained, noted, say, show_experiments, show_network
+from invatlas.terminal import command, explained, noted, say, show_experiments, show_network
 from invatlas.wording import count_noun
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ KNOCKOUT = ("kind", "left", "lineage", "method")
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Which gene drives which: equations of expression in time.",
 )
 
 NetworkFolder = Annotated[Path, typer.Argument(help="Folder of a network.")]
 
 
-@app.command()
+@command(app)
 def fit(
     expression: Annotated[
         Path, typer.Argument(help="h5ad file with counts, or expression in any other unit.")
@@ -136,7 +137,7 @@ def fit(
         say(f"Wrote {output} after {clock.perf_counter() - start:.0f} s.")
 
 
-@app.command()
+@command(app)
 def edges(
     network: NetworkFolder,
     output: Output,
@@ -162,7 +163,7 @@ def edges(
         say(f"Wrote {len(kept):,} of {count_noun(len(listed), 'possible edge')} to {output}.")
 
 
-@app.command()
+@command(app)
 def knockout(
     network: NetworkFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="h5ad file to write.")],

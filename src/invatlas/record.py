@@ -106,7 +106,8 @@ def find_warnings(
     found = []
     if empty := int((cells.source.matrix.getnnz(axis=1) == 0).sum()):
         found.append(
-            f"{empty:,} cells have no counts in the modelled genes; their latents mean nothing."
+            f"{count_noun(empty, 'cell')} {'has' if empty == 1 else 'have'} no counts in the "
+            "modelled genes; what is said of them means nothing."
         )
     found += describe_namesakes(adata.obs_names)
     found += describe_repeated(genes)
@@ -124,7 +125,8 @@ def find_warnings(
     for covariate in schema.covariates:
         for text, cells_so in missing_spellings(adata.obs, covariate.name).items():
             found.append(
-                f"{covariate.name}: {count_noun(cells_so, 'cell')} say {text!r}, which was taken "
+                f"{covariate.name}: {count_noun(cells_so, 'cell')} "
+                f"{'says' if cells_so == 1 else 'say'} {text!r}, which was taken "
                 "as missing. Give them another word if it is a value."
             )
         if covariate.knots:

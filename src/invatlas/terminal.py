@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from invatlas.tasks.map import Mapped
     from invatlas.tasks.states import States
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 FLAGS = ("gene_column", "layer", "minimum_overlap")
 MOST_FINDINGS = 12
 MOST_EDGES = 10
@@ -61,6 +62,20 @@ def explained(arguments: Sequence[str] = ()) -> Iterator[None]:
     except KeyboardInterrupt:
         screen.print(NOTHING)
         raise typer.Exit(STATUS) from None
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Function], Function]:
+    """Make a function a command; the list of commands says all of its first line, in two if need.
+
+    typer itself cuts a line there.
+    """
+
+    def add(function: Function) -> Function:
+        first = (function.__doc__ or "").splitlines()[0]
+        app.command(name, short_help=first)(function)
+        return function
+
+    return add
 
 
 def _hush() -> None:
@@ -190,8 +205,9 @@ def show_mapped(mapped: Mapped, called: Sequence[str], abstain_below: float) -> 
     for told in mapped.notes:
         note(told)
     obs = mapped.cells.obs
+    n_new = int(obs["novelty_flag"].sum())
     say(
-        f"{obs['novelty_flag'].sum():,} cells are flagged as new, "
+        f"{count_noun(n_new, 'cell')} {'is' if n_new == 1 else 'are'} flagged as new, "
         f"{obs['abstained'].sum():,} in all are not called."
     )
     if obs["abstained"].any() and len(called) > 1:
