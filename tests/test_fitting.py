@@ -338,3 +338,8 @@ def test_warnings_come_once_and_before_training(
     said = call(*asked, *QUICK, "--seeds", 2)
     for told in ("1 name of a gene comes more than once (twin)", "No technical column was named"):
         assert said.count(told) == 1 and said.index(told) < said.index("Now training.")
+
+
+def test_one_epoch_is_one(cells: Path, tmp_path: Path) -> None:
+    said = call("fit", cells, *COLUMNS, "-o", tmp_path / "atlas", *QUICK, "--epochs", 1)
+    assert "(1 epoch, " in said and "1 epoch, " in call("info", tmp_path / "atlas")

@@ -58,6 +58,9 @@ def test_a_continuous_covariate_alone_has_nothing_to_call() -> None:
     obs = pd.DataFrame({"age": [1.0, 2.0, 3.0]})
     with pytest.raises(CovariateError, match="at least one categorical"):
         Schema.learn(obs, ["age:continuous"], [])
+    obs["kind"] = ["a", "b", "a"]
+    with pytest.raises(CovariateError, match=r"holds text \(a, b\), no number"):
+        Schema.learn(obs, ["kind:continuous"], [])
 
 
 def test_codes_are_the_nearest_knots_and_offsets_the_rest() -> None:

@@ -191,12 +191,6 @@ class Schema:
                 raise CovariateError(f"{role} is {columns!r}; it takes a list of obs columns.")
             if odd := [column for column in columns if not isinstance(column, str)]:
                 raise CovariateError(f"{role} names {odd[0]!r}; an obs column is named by text.")
-        kinds = [column.endswith(":continuous") for column in biological]
-        if biological and all(kinds) and not set(biological) & set(obs.columns):
-            raise CovariateError(
-                f"{', '.join(biological)}: calls need at least one categorical biological "
-                "covariate beside continuous ones."
-            )
         if not biological:
             raise CovariateError(
                 "No biological covariate is named; name at least one of the obs columns "
@@ -207,6 +201,11 @@ class Schema:
             tuple(Covariate.learn(obs, column, hierarchies[column]) for column in biological),
             tuple(Covariate.learn(obs, column) for column in technical),
         )
+        if not schema.called:
+            raise CovariateError(
+                f"{', '.join(biological)}: calls need at least one categorical biological "
+                "covariate beside continuous ones."
+            )
         if JOINT in [covariate.name for covariate in schema.biological]:
             raise CovariateError(
                 f"A biological covariate cannot be called {JOINT!r}: predicted_{JOINT} is the call "
