@@ -76,7 +76,7 @@ def fit(
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Any other setting, as name=value; docs/settings.md lists them."
+            "--set", help="Any other setting, as name=value; a wrong name lists them."
         ),
     ] = None,
     seeds: Annotated[
