@@ -75,9 +75,7 @@ def fit(
     ] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", help="Any other setting, as name=value; a wrong name lists them."
-        ),
+        typer.Option("--set", help="Any other setting, as name=value; a wrong name lists them."),
     ] = None,
     seeds: Annotated[
         int | None,
