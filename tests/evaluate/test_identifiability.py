@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,13 @@ def test_what_cannot_be_compared_is_refused(study: AnnData) -> None:
         ia.fit_seeds(study, ["cell_type"], seeds=1)
     with pytest.raises(DataError, match="No cells are held out"):
         ia.fit_seeds(study, ["cell_type"], seeds=2, settings=ia.Settings(held_out=0.0))
+
+
+def test_several_fits_warn_of_their_study_once(study: AnnData) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ia.fit_seeds(study, ["cell_type"], seeds=2, settings=SETTINGS)
+    assert sum("No technical column" in str(warning.message) for warning in caught) == 1
 
 
 def test_the_consensus_is_one_of_the_fits_and_remembers(study: AnnData, tmp_path: Path) -> None:

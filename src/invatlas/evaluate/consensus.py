@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,7 @@ from anndata import AnnData
 
 from invatlas.atlas import Atlas, fit
 from invatlas.data.covariates import Schema
-from invatlas.errors import DataError, SettingsError
+from invatlas.errors import DataError, SettingsError, StudyWarning
 from invatlas.evaluate.identifiability import AGREEMENTS, agreement
 from invatlas.settings import Settings, check_settings
 from invatlas.tasks.embed import embed
@@ -74,8 +76,9 @@ def fit_seeds(
     quick = [replace(settings, seed=seed, spared_donors=0.0) for seed in tried]
     read: dict[str, Any] = {name: choices.get(name) for name in ("layer", "gene_column")}
     embeddings = []
-    for chosen in quick:
-        atlas = fit(adata, biological, technical, settings=chosen, **choices)
+    for number, chosen in enumerate(quick):
+        with _once(number):
+            atlas = fit(adata, biological, technical, settings=chosen, **choices)
         if atlas.record["training"]["stopped"] == "interrupted":
             return atlas, pd.DataFrame(columns=["first", "second", *AGREEMENTS])
         embeddings.append(embed(atlas, cells, **read))
@@ -84,9 +87,19 @@ def fit_seeds(
     pairs = table.melt("linear", ["first", "second"], value_name="seed")
     means = pairs.groupby("seed")["linear"].mean()
     nearest = replace(settings, seed=int(means.idxmax()))
-    atlas = fit(adata, biological, technical, settings=nearest, **choices)
+    with _once(seeds):
+        atlas = fit(adata, biological, technical, settings=nearest, **choices)
     plain = table.astype(object).where(table.notna(), None).to_dict("records")
     return replace(atlas, record={**atlas.record, "seeds": plain}), table
+
+
+@contextmanager
+def _once(number: int) -> Iterator[None]:
+    """Let only the first fit, whose number is 0, warn of the study that all have in common."""
+    with warnings.catch_warnings():
+        if number:
+            warnings.simplefilter("ignore", StudyWarning)
+        yield
 
 
 def _find_strata(schema: Schema, codes: np.ndarray) -> np.ndarray:
