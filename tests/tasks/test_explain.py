@@ -76,6 +76,14 @@ def test_the_cells_behind_each_shift_are_counted(atlas: ia.Atlas) -> None:
     assert ends == atlas.record["labelled"]["invariant"], "every fitted cell is on a side"
 
 
+def test_no_fewer_cells_than_none_stand_behind_a_shift(
+    study: AnnData, fit: Callable[..., ia.Atlas]
+) -> None:
+    study.obs["cell_type"] = study.obs["cell_type"].where(np.arange(600) % 2 == 0)
+    study.obs["disease"] = study.obs["disease"].where(study.obs["cell_type"].isna())
+    assert (ia.explain(fit(study, epochs=1)).cells >= 0).all(axis=None), "none has both labels"
+
+
 def test_gene_sets_are_scored_as_by_a_regression_on_membership() -> None:
     rng = np.random.default_rng(0)
     values = pd.DataFrame(rng.normal(size=(60, 2)), [f"G{j}" for j in range(60)], ["p", "q"])

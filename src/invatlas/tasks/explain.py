@@ -245,10 +245,15 @@ def average_slopes(atlas: Atlas, express: Callable[[Tensor], Tensor]) -> tuple[T
 
 
 def count_cells(atlas: Atlas) -> np.ndarray:
-    """Fitted cells of each combination: the weights are (cells + 1) over their sum."""
+    """Fitted cells of each combination: the weights are (cells + 1) over their sum.
+
+    Where many cells lack a label, the weights are of more cells than those with all of them, and
+    what is left of a combination without cells is less than 1.
+    """
     weights = atlas.model.prior_invariant.weights.double().cpu().numpy()
     total = atlas.record["labelled"]["invariant"] + len(weights)
-    return np.asarray(np.rint(weights / weights.sum() * total), dtype=np.int64) - 1
+    counts = np.asarray(np.rint(weights / weights.sum() * total), dtype=np.int64) - 1
+    return counts.clip(0)
 
 
 def _follow_shifts(
