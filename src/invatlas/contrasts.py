@@ -109,7 +109,7 @@ def counterfactual(
         if report:
             from invatlas.report.replies import show_counterfactual
 
-            show_counterfactual(report, predicted, ", ".join(change))
+            show_counterfactual(report, predicted, wanted)
             say(f"Wrote {report}.")
 
 

@@ -51,6 +51,8 @@ def test_shifts_say_of_how_many_cells_they_are(tmp_path: Path) -> None:
     assert html.count("take it with caution") == 1
     assert "29 cells against 500. Fewer than 30 on a side: take it with caution." in html
     assert html.count(">few cells<") == 1 and "are drawn" not in html
+    show_explained(tmp_path / "page.html", make_explained({"in NK": (1, 30)}))  # type: ignore[arg-type]
+    assert "Learnt from 1 cell against 30." in (tmp_path / "page.html").read_text()
 
 
 def test_shifts_of_the_fewest_cells_are_left_out_and_it_is_said(tmp_path: Path) -> None:
@@ -80,15 +82,19 @@ def test_a_counterfactual_says_whose_means_are_shown(tmp_path: Path) -> None:
     obs.index = obs.index.astype(str)
     obs["counterfactual_supported"] = [True, True, True, True, False]
     predicted = AnnData(obs=obs, var=var.assign(false_discovery_rate=0.0))
-    show_counterfactual(tmp_path / "page.html", predicted, "condition=stim")
+    show_counterfactual(tmp_path / "page.html", predicted, {"condition": "stim"})
     html = (tmp_path / "page.html").read_text()
     assert "the 2 that have condition=stim already among them" in html
     assert "Bars are 90 % intervals of the mean" in html
     assert "Rates too small to be told from 0" in html
     predicted.var["false_discovery_rate"] = 0.1
-    show_counterfactual(tmp_path / "page.html", predicted, "condition=ctrl+stim")
+    show_counterfactual(tmp_path / "page.html", predicted, {"condition": "ctrl+stim"})
     html = (tmp_path / "page.html").read_text()
     assert "already among them" not in html and "told from 0" not in html
+    predicted.obs["condition"] = "alpha, beta"
+    show_counterfactual(tmp_path / "page.html", predicted, {"condition": "alpha, beta"})
+    html = (tmp_path / "page.html").read_text()
+    assert "the 4 that have condition=alpha, beta already among them" in html
 
 
 def test_a_heading_breaks_between_words(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from invatlas.report import figures
 from invatlas.report.answer import write_page
+from invatlas.wording import count_noun
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,16 +32,17 @@ MOST_SHIFTS = 12
 FEW_CELLS = 30  # on a side of a shift
 
 
-def show_counterfactual(path: Path, predicted: AnnData, change: str) -> None:
+def show_counterfactual(path: Path, predicted: AnnData, change: Mapping[str, str]) -> None:
     """Show which genes change most."""
+    changed = ", ".join(f"{name}={value}" for name, value in change.items())
     supported = predicted.obs["counterfactual_supported"]
     genes = predicted.var.sort_values("log2_fold_change", key=abs, ascending=False, kind="stable")
     already = _count_already(predicted.obs[supported], change)
-    among = f", the {already:,} that have {change} already among them" if already else ""
+    among = f", the {already:,} that have {changed} already among them" if already else ""
     held = "What the model holds to change"
     write_page(
         path,
-        title=f"Counterfactual: {change}",
+        title=f"Counterfactual: {changed}",
         lead=f"{supported.sum():,} of {len(supported):,} cells are such as the atlas knows.",
         figures={
             "Genes": figures.counterfactual(predicted),
@@ -59,15 +61,12 @@ def show_counterfactual(path: Path, predicted: AnnData, change: str) -> None:
     )
 
 
-def _count_already(obs: pd.DataFrame, change: str) -> int:
-    """Count the cells that have all values of a change, as ``column=value, column=value``."""
-    wanted = change.split(", ")
-    has = [
-        (f"{name}=" + obs[name].astype(str)).isin(wanted)
-        for name in obs
-        if any(one.startswith(f"{name}=") for one in wanted)
-    ]
-    return int(np.logical_and.reduce(has).sum()) if len(has) == len(wanted) else 0
+def _count_already(obs: pd.DataFrame, change: Mapping[str, str]) -> int:
+    """Count the cells that have all values of a change."""
+    if not set(change) <= set(obs):
+        return 0
+    has = [obs[name].astype(str) == value for name, value in change.items()]
+    return int(np.logical_and.reduce(has).sum())
 
 
 def show_differential(path: Path, table: pd.DataFrame, groups: str, lead: str) -> None:
@@ -141,7 +140,7 @@ def show_explained(path: Path, found: Explained) -> None:
 
 def _tell_cells(cells: int, against: int) -> str:
     """Say how many cells stand behind a shift, and whether they are few."""
-    told = f"Learnt from {cells:,} cells against {against:,}."
+    told = f"Learnt from {count_noun(cells, 'cell')} against {against:,}."
     few = f" Fewer than {FEW_CELLS} on a side: take it with caution."
     return told + few if min(cells, against) < FEW_CELLS else told
 
