@@ -133,6 +133,10 @@ def test_a_fit_adds_rows_of_one_name_and_leaves_rows_without_one_out(
         assert found.genes == tuple(sorted({*study.var_names[4:], names[2]}))
     with pytest.raises(GeneError, match="None of 120 genes has a name"):
         fit(study, gene_column="empty")
+    study.var["symbol"] = [*study.var_names[:5], *[None] * 115]
+    study.X = study.X @ sp.diags((np.arange(120) >= 5).astype(np.float32)).tocsr()
+    with pytest.raises(GeneError, match="None of 120 genes that has a name is counted"):
+        fit(study, genes=0, gene_column="symbol")
 
 
 @pytest.mark.parametrize("which", ["invariant", "spurious"])
@@ -204,5 +208,9 @@ def test_names_that_come_twice_in_a_query_are_said(atlas: ia.Atlas, study: AnnDa
         )
     with pytest.warns(UserWarning, match="1 gene of the atlas meets several"):
         ia.annotate(atlas, study)
+    numbered = replace(atlas, genes=tuple(f"ENSG{i:011d}" for i in range(len(atlas.genes))))
+    study.var_names = [*[f"{gene}.1" for gene in numbered.genes[:-1]], f"{numbered.genes[0]}.2"]
+    told = "1 gene of the atlas meets several of the query's alike but for versions (ENSG000"
+    assert any(note.startswith(told) for note in ia.map_cells(numbered, study).notes)
     study.var_names = [first, second, *rest]
     assert not [note for note in ia.map_cells(atlas, study).notes if "several" in note]

@@ -121,8 +121,10 @@ def _list_counted(adata: AnnData, layer: str | None, present: Sequence[str | Non
         counted[chunk.indices] = True
     if not counted.any():
         raise GeneError(f"None of {adata.n_vars} genes is counted in any cell.")
-    found = {name for name, there in zip(present, counted, strict=True) if there}
-    return sorted(name for name in found if name is not None)
+    found = {name for name, there in zip(present, counted, strict=True) if there} - {None}
+    if not found:
+        raise GeneError(f"None of {adata.n_vars} genes that has a name is counted in any cell.")
+    return sorted(map(str, found))
 
 
 def _choose_cells(n_cells: int, seed: int) -> np.ndarray:
@@ -199,8 +201,9 @@ class GeneOverlap:
         if not self.repeated:
             return []
         meet = "gene of the atlas meets" if len(self.repeated) == 1 else "genes of the atlas meet"
+        alike = "alike but for versions" if self.n_version else "of one name"
         return [
-            f"{len(self.repeated):,} {meet} several of the query's of one name "
+            f"{len(self.repeated):,} {meet} several of the query's {alike} "
             f"({list_first(self.repeated)}); their counts were added up. If they are different "
             "genes, give each its own name."
         ]
