@@ -292,6 +292,10 @@ def test_anything_but_an_atlas_is_refused(study: AnnData, tmp_path: Path) -> Non
         (ia.summarise, (study.obs,)),
         (partial(ia.design, budget=2), ()),
     )
-    for ask, rest in questions:
+    for ask, rest in (
+        *questions,
+        (ia.evaluate.unmix, ()),
+        (ia.summarise_query, (None, ia.Calling())),
+    ):
         with pytest.raises(DataError, match=r"The atlas is 'katlas' \(str\); it must be an Atlas"):
             ask("katlas", *rest)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.decomposition import FastICA
 
-from invatlas.atlas import Atlas
+from invatlas.atlas import Atlas, check_atlas
 from invatlas.errors import DataError
 from invatlas.tasks.explain import average_slopes, express_latents
 
@@ -46,6 +46,7 @@ def unmix(atlas: Atlas) -> np.ndarray:
     DataError
         If some direction of z_I moves no gene.
     """
+    check_atlas(atlas)
     slopes, _ = average_slopes(atlas, express_latents(atlas))
     j = slopes.double().numpy()
     if (rank := np.linalg.matrix_rank(j - j.mean(0))) < j.shape[1]:

@@ -183,6 +183,7 @@ def _call(
 
 def _check_fits(atlas: Atlas, others: Sequence[Atlas]) -> None:
     for number, other in enumerate(others, 1):
+        check_atlas(other)
         if other.schema != atlas.schema:
             what = "covariates or values"
         elif other.genes != atlas.genes:

@@ -91,6 +91,7 @@ def summarise_query(
     false_discovery_rate, covariates and continuous (biological ones), order (as of
     :func:`order_values`), by (the first technical column the query has, or None).
     """
+    check_atlas(atlas)
     columns = [c.name for c in atlas.schema.technical if c.name in mapped.cells.obs]
     return {
         "title": title,
