@@ -77,7 +77,8 @@ WRONG_FLAGS = [
     (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--layer", "raw"), 1, "no layer 'raw'"),
     (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--likelihood", "zinb"), 1, "likelihood is 'zinb'"),
     (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hidden"), 1, "name=value"),
-    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hiden=3"), 1, "did you mean hidden?"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hiden=3"), 1, "Did you mean 'hidden'?"),
+    (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hiden=3"), 1, "the settings are genes, "),
     (("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "hidden=true"), 1, "hidden is True"),
     (
         ("fit", "CELLS", *COLUMNS, "-o", "OUT", "--set", "gradient_norm=Infinity"),

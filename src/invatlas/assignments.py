@@ -16,10 +16,11 @@ RUN_KEYS = ("biological", "technical", "hierarchy", "layer", "gene_column", *GEN
 
 
 def choose_settings(values: dict[str, Any]) -> Settings:
-    """Change the defaults; a name that is nearly a setting's is answered with that one."""
+    """Change the defaults; a name that is nearly another key of a run is answered with it."""
     known = [field.name for field in fields(Settings)]
     for name in sorted(set(values) - set(known)):
-        if close := difflib.get_close_matches(name, [*known, *RUN_KEYS], n=1):
+        close = difflib.get_close_matches(name, [*known, *RUN_KEYS], n=1)
+        if close and close[0] in RUN_KEYS:
             raise SettingsError(f"Unknown setting {name}; did you mean {close[0]}?")
     return Settings().changed(values)
 
