@@ -195,6 +195,9 @@ def test_nothing_of_other_packages_is_said(cells: Path, fitted: Path, tmp_path: 
     [
         ("pass gene_column='symbol'.", "pass --gene-column symbol."),
         ("pass gene_column='Gene name'.", "pass --gene-column 'Gene name'."),
+        ("pass layer='raw,all'.", "pass --layer raw,all."),
+        ("pass layer='counts (raw)'.", "pass --layer 'counts (raw)'."),
+        ('pass layer="it\'s".', "pass --layer 'it'\"'\"'s'."),
         ("Column 'gene_column' is there; leave gene_column out.", None),
         ("or fit without strict=True.", "or fit without --strict."),
         ("A strict reader.", "A strict reader."),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import typer
@@ -87,12 +89,16 @@ def _spell_flags(text: str, arguments: Sequence[str]) -> str:
     for name in arguments:
         flag = "--" + name.replace("_", "-")
         text = re.sub(rf"\b{name}=True\b", flag, text)
-        text = re.sub(rf"\b{name}=('[^' ]* [^']*')", rf"{flag} \1", text)
+        text = re.sub(rf"\b{name}=('[^']*'|\"[^\"]*\")", partial(_quote_value, flag), text)
         text = re.sub(rf"\b{name}=['\"]?([^\s'\",;()]+)['\"]?", rf"{flag} \1", text)
         text = re.sub(rf"^{name} (?=is )", f"{flag} ", text)
         if "_" in name:
             text = re.sub(rf"(?<![\w'\"-]){name}\b(?![='\"])", flag, text)
     return text
+
+
+def _quote_value(flag: str, found: re.Match[str]) -> str:
+    return f"{flag} {shlex.quote(found[1][1:-1])}"
 
 
 def say(text: str) -> None:
