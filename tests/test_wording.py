@@ -45,4 +45,5 @@ def test_what_was_meant_is_found_whatever_its_case() -> None:
     known = ["Zell Typ µ", "cell_type", "cell_type_scgen"]
     assert suggest("zell typ", known) == " Did you mean 'Zell Typ µ'?"
     assert suggest("Cell_Types", known) == " Did you mean 'cell_type'?"
+    assert suggest("A1", ["a1x", "A1x"]) == " Did you mean 'A1x'?"
     assert suggest("donor", known) == suggest("donor", []) == ""

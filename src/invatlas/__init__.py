@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from invatlas.atlas import Atlas, fit
     from invatlas.data.confounding import confounding
     from invatlas.data.simulate import simulate
-    from invatlas.errors import InvatlasError
+    from invatlas.errors import InvatlasError, StudyWarning
     from invatlas.evaluate.consensus import fit_seeds
     from invatlas.evaluate.identifiability import identifiability
     from invatlas.report import figures as pl
@@ -50,6 +50,7 @@ _PLACES = {
     "InvatlasError": "errors",
     "Sensitivity": "tasks.selection",
     "Settings": "settings",
+    "StudyWarning": "errors",
     "abundance": "tasks.abundance",
     "adapt": "tasks.adapt",
     "align": "tasks.align",
@@ -89,6 +90,7 @@ __all__ = [
     "InvatlasError",
     "Sensitivity",
     "Settings",
+    "StudyWarning",
     "abundance",
     "adapt",
     "align",

@@ -22,9 +22,11 @@ def list_first(names: Sequence[str]) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Ask whether the known name that is most like another one was meant, whatever its case."""
-    folded = {other.casefold(): other for other in sorted(known)}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return f" Did you mean {folded[close[0]]!r}?" if close else ""
+    names = sorted(known)
+    near = difflib.get_close_matches(name.casefold(), [n.casefold() for n in names], n=1)
+    alike = [other for other in names if other.casefold() in near]
+    close = difflib.get_close_matches(name, alike, n=1, cutoff=0.0)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 class Outlined:

@@ -202,13 +202,26 @@ def test_where_counts_are_instead_is_said() -> None:
     with pytest.raises(CountsError, match=rf"no layer 'raw'.*{told}"):
         CountSource.from_anndata(adata, ["a"], "raw")
     adata.layers["spliced"], adata.layers["counts"] = sp.csc_matrix(COUNTS), COUNTS
-    with pytest.raises(
-        CountsError, match=r"'spliced', 'counts' hold whole .* pass layer='spliced'"
-    ):
+    with pytest.raises(CountsError, match=r"'counts', 'spliced' hold whole .* pass layer='counts'"):
         CountSource.from_anndata(adata, ["a"])
     adata.X = COUNTS
     with pytest.raises(CountsError, match="X holds whole numbers: name no layer"):
         CountSource.from_anndata(adata, ["a"], "logs")
+
+
+def test_counts_are_found_behind_many_empty_cells_also_on_disk(tmp_path: Path) -> None:
+    many = np.zeros((2000, 2), dtype=np.float32)
+    many[1990:] = 3
+    for layout in (np.asarray, sp.csr_matrix, sp.csc_matrix):
+        adata = AnnData(np.log1p(many) + 0.5, var=pd.DataFrame(index=["a", "b"]))
+        with pytest.raises(CountsError, match=r"There are no layers, and no \.raw"):
+            CountSource.from_anndata(adata, ["a"])
+        adata.layers["counts"] = layout(many)
+        place = tmp_path / f"{layout.__name__}.h5ad"
+        adata.write_h5ad(place)
+        for cells in (adata, ad.read_h5ad(place, backed="r")):
+            with pytest.raises(CountsError, match="'counts' holds whole numbers"):
+                CountSource.from_anndata(cells, ["a"])
 
 
 def test_no_matrix_no_cells_or_no_genes_are_refused() -> None:

@@ -46,8 +46,8 @@ def test_names_no_cell_has_are_told_with_what_was_meant() -> None:
     obs = table(kind=["CD4 T", "CD8 T", "T cell", "B"])
     hierarchy = {"kind": {"T cell": ["CD4 T", "CD8T"], "T cells": ["B"]}}
     assert describe_unmet(hierarchy, obs) == [
-        "The hierarchy names kind 'CD8T', which no cell has; did you mean 'CD8 T'?",
-        "The hierarchy names kind 'T cells', which no cell has; did you mean 'T cell'?",
+        "The hierarchy names kind 'CD8T', which no cell has. Did you mean 'CD8 T'?",
+        "The hierarchy names kind 'T cells', which no cell has. Did you mean 'T cell'?",
     ]
 
 

@@ -269,6 +269,8 @@ def test_cells_without_a_place_are_left_out(report: Maker, latents: Maker) -> No
     ],
 )
 def test_categories_are_coded_by_size(values: pd.Series) -> None:
+    numbers = code_categories(pd.Series([1.0, 2.0, 1.0, np.nan]), np.arange(4))[1]
+    assert numbers == ["1", "2"], "as the categories of an atlas are spelled"
     codes, names, counts = code_categories(values, np.array([3, 0, 1]))
     assert list(codes) == [-1, 0, 1]
     assert counts == [2, 1]

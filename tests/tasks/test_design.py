@@ -216,7 +216,7 @@ def test_donors_are_replicates(partial: tuple[ia.Atlas, AnnData]) -> None:
 @pytest.mark.parametrize(
     ("changes", "budget", "message"),
     [
-        ({"cell_type": ["typo_3"]}, 1, "cell_type 'typo_3'.*did you mean 'type_3'"),
+        ({"cell_type": ["typo_3"]}, 1, "cell_type 'typo_3'.*Did you mean 'type_3'"),
         ({"disease": ["healthy+typo"]}, 1, "disease 'typo'"),
         ({"cells": [0]}, 1, "has cells 0; it takes a whole number"),
         ({"cells": ["3.7"]}, 1, "has cells 3.7; it takes a whole number"),

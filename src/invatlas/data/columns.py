@@ -50,13 +50,14 @@ def holds_fractions(column: pd.Series) -> bool:
 
 
 def _spell(column: pd.Series) -> pd.Series:
-    return column.astype(object).where(column.notna(), None).map(_as_text, na_action="ignore")
+    return column.astype(object).where(column.notna(), None).map(as_text, na_action="ignore")
 
 
 def _says(text: pd.Series, spellings: frozenset[str]) -> pd.Series:
     return text.str.strip().str.lower().isin(spellings)
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Spell a value of a column; 2.0 is the category 2."""
     whole = isinstance(value, float | np.floating) and float(value).is_integer()
     return str(int(value)) if whole else str(value)  # type: ignore[call-overload]

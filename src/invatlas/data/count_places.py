@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-LOOKED_AT = 200  # cells
+LOOKED_AT = 200  # cells, from the first to the last
 FROM_RAW = (
     ".raw holds whole numbers. In Python, "
     "anndata.read_h5ad('FILE').raw.to_adata().write_h5ad('counts.h5ad') makes a file of them."
@@ -20,10 +20,12 @@ def advise(adata: AnnData, tried: str | None) -> str:
     if tried is not None and _looks_counted(adata.X):
         return "X holds whole numbers: name no layer."
     found = [name for name in adata.layers if name != tried and _looks_counted(adata.layers[name])]
+    found.sort(key=lambda name: "count" not in name.lower())  # spliced counts are not all there are
     if found:
         hold = "holds" if len(found) == 1 else "hold"
         return f"{', '.join(map(repr, found))} {hold} whole numbers: pass layer={found[0]!r}."
-    return advise_raw(adata) or f"No layer holds any; the layers are {list_layers(adata)}."
+    none = f"No layer holds any; the layers are {list_layers(adata)}." if adata.layers else ""
+    return advise_raw(adata) or none or "There are no layers, and no .raw with whole numbers."
 
 
 def advise_raw(adata: AnnData) -> str:
@@ -40,7 +42,7 @@ def _looks_counted(matrix: Any) -> bool:
     """Whether some cells of a matrix hold whole numbers from 0, and not only zeros."""
     if matrix is None or not np.issubdtype(matrix.dtype, np.number):
         return False
-    some = matrix[:LOOKED_AT]
+    some = matrix[:: max(1, matrix.shape[0] // LOOKED_AT)]
     values = some.data if sp.issparse(some) else np.asarray(some)
     if not np.isfinite(values).all() or not values.any():
         return False

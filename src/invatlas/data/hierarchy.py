@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from invatlas.data.columns import text_values
 from invatlas.errors import CovariateError
+from invatlas.wording import suggest
 
 Hierarchy = Mapping[str, Sequence[str]]
 
@@ -78,9 +78,8 @@ def describe_unmet(hierarchy: Mapping[str, Hierarchy], obs: pd.DataFrame) -> lis
         met = set(text_values(obs, column).dropna())
         named = {*groups, *(str(value) for finer in groups.values() for value in finer)}
         for name in sorted(named - met):
-            close = difflib.get_close_matches(name, sorted(met), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
-            messages.append(f"The hierarchy names {column} {name!r}, which no cell has{hint}")
+            hint = suggest(name, met)
+            messages.append(f"The hierarchy names {column} {name!r}, which no cell has.{hint}")
     return messages
 
 

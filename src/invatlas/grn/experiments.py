@@ -210,7 +210,8 @@ def _doubt_rest(obs: pd.DataFrame) -> list[str]:
     they = f"{list_first(found)}, which {'look' if len(found) > 1 else 'looks'} like a time"
     return [
         f"No time is named, so {count_noun(len(obs), 'row')} count as steady states, each at "
-        f"rest: cells on their way are not. obs has {they}: name it with --time {found[0]} "
+        f"rest, as cells on their way to another state are not. obs has {they}: name it with "
+        f"--time {found[0]} "
         f"(Python: time={found[0]!r}), and lineages, if there are any, with --lineage."
     ]
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from invatlas.data.columns import as_text
 from invatlas.report.axes import Plane, draw_svg, round_ticks, shorten
 
 MOST_CELLS = 20_000
@@ -93,7 +94,8 @@ def code_categories(
     pairs.sort(key=lambda pair: (-pair[1], str(pair[0])))
     index = pd.Index([name for name, _ in pairs], dtype=object)
     codes = index.get_indexer(pd.Index(values.iloc[rows], dtype=object))
-    return codes.astype(np.int64), [str(name) for name, _ in pairs], [count for _, count in pairs]
+    names = [as_text(name) for name, _ in pairs]
+    return codes.astype(np.int64), names, [count for _, count in pairs]
 
 
 def horizontal_bars(counts: Mapping[str, int], missing: int = 0, shown: int = 20) -> str:

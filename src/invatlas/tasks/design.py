@@ -13,7 +13,6 @@ depends on no outcome, so that a batch can be planned one by one.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 
 import numpy as np
@@ -30,6 +29,7 @@ from invatlas.tasks.embed import embed
 from invatlas.tasks.explain import count_cells
 from invatlas.tasks.prior_effects import Measured, Weights, fit_effects, predict
 from invatlas.tasks.samples import name_donor
+from invatlas.wording import list_first, suggest
 
 MOST_CANDIDATES = 2000
 MOST_CELLS = 1e9
@@ -242,11 +242,10 @@ def _weigh_values(covariate: Covariate, table: pd.DataFrame) -> np.ndarray:
     for row, text in enumerate(table[covariate.name].astype(str)):
         for value in _split(text, place):
             if value.strip() not in place:
-                close = difflib.get_close_matches(value.strip(), covariate.categories, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise CovariateError(
                     f"Candidate {row} has {covariate.name} {value!r}, which the atlas does not "
-                    f"know{hint or '; it knows ' + ', '.join(covariate.categories[:8]) + '.'}"
+                    f"know; it knows {list_first(covariate.categories)}."
+                    f"{suggest(value.strip(), covariate.categories)}"
                 )
             weights[row, place[value.strip()]] = 1
     return weights
