@@ -61,7 +61,7 @@ class Explained(Outlined):
         without gene sets.
     cells
         Fitted cells behind each shift (shift, side): ``cells`` of the value and ``cells_against``
-        of the other one. Of few cells the prior knows little; of none it is a sum of what the
+        of the other one; about so many where labels are missing or coarse. Of few cells the prior knows little; of none it is a sum of what the
         values do elsewhere.
     """
 
