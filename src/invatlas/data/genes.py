@@ -210,19 +210,20 @@ class GeneOverlap:
 
     def describe(self) -> str:
         """A sentence or two for a person."""
-        text = f"All {self.n_genes} genes of the atlas are in the query."
+        text = f"All {self.n_genes:,} genes of the atlas are in the query."
         if self.n_missing:
             worst = ", ".join(f"{name} ({share:.1%})" for name, share in self.worst)
             text = (
-                f"{self.n_missing} of {self.n_genes} genes of the atlas are not in the query; "
+                f"{self.n_missing:,} of {self.n_genes:,} genes of the atlas are not in the query; "
                 f"they held {self.missing_share:.1%} of the reference's counts. The largest: "
                 f"{worst}."
             )
         if not self.n_version + self.n_case:
             return text
         return (
-            f"{text} Of the genes in common {self.n_exact} met by the same name, {self.n_version} "
-            f"by the Ensembl id without its version and {self.n_case} by another case."
+            f"{text} Of the genes in common {self.n_exact:,} met by the same name, "
+            f"{self.n_version:,} by the Ensembl id without its version and {self.n_case:,} by "
+            "another case."
         )
 
 

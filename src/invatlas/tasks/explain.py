@@ -61,8 +61,8 @@ class Explained(Outlined):
         without gene sets.
     cells
         Fitted cells behind each shift (shift, side): ``cells`` of the value and ``cells_against``
-        of the other one; about so many where labels are missing or coarse. Of few cells the prior knows little; of none it is a sum of what the
-        values do elsewhere.
+        of the other one; about so many where labels are missing or coarse. Of few cells the prior
+        knows little; of none it is a sum of what the values do elsewhere.
     """
 
     latents: pd.DataFrame
