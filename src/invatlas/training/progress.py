@@ -30,7 +30,7 @@ class EpochBar:
         self.progress.update(
             self.task,
             advance=1,
-            objective=f"objective {value:,.1f}",
+            objective=f"objective {value:,.0f}",
             speed=f"{row['cells_per_second']:,.0f} cells/s",
         )
 
@@ -50,7 +50,7 @@ def watch(epochs: int, show: bool, title: str) -> Iterator[EpochBar]:
         TextColumn("{task.fields[speed]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
         yield EpochBar(progress, progress.add_task(title, total=epochs, objective="", speed=""))
