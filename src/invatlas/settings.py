@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
@@ -27,20 +26,16 @@ def _named(cls: type[Kind]) -> type[Kind]:
 
     @wraps(make)
     def start(self: Kind, *values: Any, **named: Any) -> None:
-        _refuse_unknown(cls, named)
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        if unknown := sorted(set(named) - set(known)):
+            raise SettingsError(
+                f"Unknown setting {', '.join(unknown)}; the settings are {', '.join(known)}."
+                f"{suggest(unknown[0], known)}"
+            )
         make(self, *values, **named)
 
     cls.__init__ = start  # type: ignore[method-assign, assignment]
     return cls
-
-
-def _refuse_unknown(cls: type, values: Mapping[str, Any]) -> None:
-    known = [field.name for field in fields(cls)]
-    if unknown := sorted(set(values) - set(known)):
-        raise SettingsError(
-            f"Unknown setting {', '.join(unknown)}; the settings are {', '.join(known)}."
-            f"{suggest(unknown[0], known)}"
-        )
 
 
 @_named
@@ -166,7 +161,6 @@ class Settings:
         SettingsError
             If a name is no setting, or a value does not fit it.
         """
-        _refuse_unknown(type(self), values)
         return replace(self, **values)
 
 

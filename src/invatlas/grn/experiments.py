@@ -211,8 +211,8 @@ def _doubt_rest(obs: pd.DataFrame) -> list[str]:
     return [
         f"No time is named, so {count_noun(len(obs), 'row')} count as steady states, each at "
         f"rest, as cells on their way to another state are not. obs has {they}: name it with "
-        f"--time {found[0]} "
-        f"(Python: time={found[0]!r}), and lineages, if there are any, with --lineage."
+        f"--time {found[0]} (Python: time={found[0]!r}), and lineages, if there are any, with "
+        "--lineage."
     ]
 
 

@@ -223,8 +223,8 @@ def draw_curves(history: pd.DataFrame, best_epoch: float | None) -> list[dict[st
             )
             for size in ((340, 180), (708, 420))
         )
-        curves.append({"term": term, "meaning": TERMS.get(term, ""), "svg": small})
-        curves[-1]["wide"] = wide if term == "objective" else None
+        shown = wide if term == "objective" else None
+        curves.append({"term": term, "meaning": TERMS.get(term, ""), "svg": small, "wide": shown})
     return curves
 
 

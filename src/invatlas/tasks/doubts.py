@@ -51,11 +51,11 @@ def unknown_values(atlas: Atlas, obs: pd.DataFrame) -> list[str]:
         strange = sorted(set(text_values(met, covariate.name).dropna()) - known)
         if strange:
             more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
-            values = "1 value" if len(strange) == 1 else f"{len(strange)} values"
             messages.append(
-                f"obs column {covariate.name!r} of the query holds {values} the atlas "
-                f"does not know: {', '.join(strange[:5])}{more}. Calls come from the counts "
-                "alone and can only name what the atlas knows."
+                f"obs column {covariate.name!r} of the query holds "
+                f"{count_noun(len(strange), 'value')} the atlas does not know: "
+                f"{', '.join(strange[:5])}{more}. Calls come from the counts alone and can only "
+                "name what the atlas knows."
             )
     return messages
 

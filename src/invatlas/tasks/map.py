@@ -115,9 +115,10 @@ def map_cells(
         cells.obsm[f"X_{which}"] = latents
         if layout:
             cells.obsm[f"X_{which}_umap"] = lay_out(latents, atlas.settings.seed)
-    told_of_obs = unknown_values(atlas, adata.obs)
-    states, notes = None, [*told, *told_of_obs, *overlap.describe_repeated()]
-    if calling is not None:
+    states = None
+    if calling is None:
+        notes = [*told, *unknown_values(atlas, adata.obs), *overlap.describe_repeated()]
+    else:
         calls = describe(atlas, posteriors["invariant"], calling, overlap)
         calls = calls.set_axis(cells.obs_names)
         notes = [*told, *describe_doubts(atlas, adata.obs, calling.label_prior, overlap)]
