@@ -41,6 +41,8 @@ def make_minibatch(n: int = 30, biological: int = 0, technical: int = 0) -> Mini
         size,
         torch.full((n, 2), biological),
         torch.full((n, 1), technical),
+        torch.zeros(1, 1),
+        torch.full((n, 1), technical),
     )
 
 

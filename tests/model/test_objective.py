@@ -94,7 +94,8 @@ def make_minibatch(biological: torch.Tensor, technical: torch.Tensor) -> Minibat
     n = len(biological)
     x = sp.csr_matrix(np.random.default_rng(0).poisson(1.0, (n, 20)).astype(np.float32))
     size = torch.from_numpy(np.maximum(np.asarray(x.sum(1)).ravel(), 1).astype(np.float32))
-    return Minibatch(np.arange(n), SparseCounts.from_csr(x), size, biological, technical)
+    codes = biological, technical, torch.zeros(1, 1), technical
+    return Minibatch(np.arange(n), SparseCounts.from_csr(x), size, *codes)
 
 
 def some_codes(n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from invatlas.data.counts import CountSource, take_rows
+from invatlas.data.covariates import MISSING
+from invatlas.data.crossing import Crossing
 
 _AS_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
@@ -157,6 +159,10 @@ class Minibatch:
         Counts of each cell over all genes of the model, shape (cell,).
     biological, technical
         Codes of the covariates, shape (cell, covariate); -1 where the value is missing.
+    expected
+        What its laboratory says of a cell's biology, 0 where nobody asked (data/crossing.py).
+    compared
+        The technical codes again; -1 too where a cell is not compared between the values.
     """
 
     rows: np.ndarray
@@ -164,6 +170,8 @@ class Minibatch:
     library_size: Float[Tensor, " cell"]
     biological: Int[Tensor, "cell biological"]
     technical: Int[Tensor, "cell technical"]
+    expected: Float[Tensor, "#cell #combination"]
+    compared: Int[Tensor, "cell technical"]
 
 
 def _integers(array: np.ndarray) -> Tensor:
@@ -215,12 +223,15 @@ class Cells:
     rounding
         How continuous values are dealt to the two knots beside them; by default each has the
         code of the nearest.
+    crossing
+        How biology and laboratories cross, for a loop that trains.
     """
 
     source: CountSource
     biological: np.ndarray
     technical: np.ndarray
     rounding: Rounding | None = None
+    crossing: Crossing | None = None
 
     def read(self, rows: np.ndarray) -> Minibatch:
         """Bring some cells together as tensors, ready for a gradient."""
@@ -230,8 +241,12 @@ class Cells:
         if self.rounding:
             biological = biological + self.rounding.draw(self.rounding.biological[rows])
             technical = technical + self.rounding.draw(self.rounding.technical[rows])
-        codes = torch.from_numpy(biological), torch.from_numpy(technical)
-        return Minibatch(rows, counts, library_size, *codes)
+        expected, compared = np.zeros((1, 1), np.float32), technical
+        if self.crossing:
+            expected = self.crossing.expect(technical)
+            compared = np.where(self.crossing.doubt(biological), MISSING, technical)
+        parts = biological, technical, expected, compared
+        return Minibatch(rows, counts, library_size, *map(torch.from_numpy, parts))
 
 
 def count_minibatches(n_cells: int, size: int) -> int:

@@ -3,7 +3,7 @@
     reconstruction         - E_q log p(x | z_I, z_S)
     invariant_divergence   - log sum_{d in A} p(d | A) exp(-KL(q(z_I | x) || p(z_I | d)))
     spurious_divergence    the same for z_S and e
-    classification         - w log sum_{d in A} p(d | x)                 (see calls.py)
+    classification         - w log sum_{d in A} p(d | x, e)              (see calls.py, crossing.py)
     invariant_dependence   of z_I on e given d (see independence.py)
     spurious_dependence    of z_S on d given e
     score_matching         of what in a prior is fitted so (see exponential_family.py)
@@ -39,8 +39,11 @@ def divergence(view: LatentView) -> Float[Tensor, " cell"]:
     return summed_out(log_weight, view.allowed) - evidence
 
 
-def classification(view: LatentView, calls: Float[Tensor, "cell combination"]) -> Float[Tensor, ""]:
-    """Class-balanced cross entropy of the prior's posterior, over the labelled cells."""
+def classification(
+    view: LatentView, logits: Float[Tensor, "cell combination"]
+) -> Float[Tensor, ""]:
+    """Class-balanced cross entropy of logits, over the labelled cells."""
+    calls = torch.log_softmax(logits, 1)
     among_allowed = torch.softmax(calls.detach().masked_fill(~view.allowed, -torch.inf), 1)
     labelled = ~view.allowed.all(1)
     balance = among_allowed @ (-0.5 * view.prior.log_weight).exp() * labelled
@@ -82,13 +85,13 @@ def objective_terms(
     rows = torch.from_numpy(minibatch.rows)
     recent = recent.without(rows)
     stratum = invariant.strata[d]
-    z_i = (invariant.embedding, stratum, minibatch.technical)
+    z_i = (invariant.embedding, stratum, minibatch.compared)
     z_s = (spurious.embedding, e, stratum[:, None])
     terms = {
         "reconstruction": -explanation.counts.log_prob(minibatch.counts).mean(),
         "invariant_divergence": divergence(invariant).mean(),
         "spurious_divergence": divergence(spurious).mean(),
-        "classification": classification(invariant, calls),
+        "classification": classification(invariant, calls + minibatch.expected),
         "invariant_dependence": dependence(*z_i, recent.invariant),
         "spurious_dependence": dependence(*z_s, recent.spurious),
         "score_matching": mismatch(invariant, d) + mismatch(spurious, e),

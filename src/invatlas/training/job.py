@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from invatlas.data.covariates import Schema
+from invatlas.data.crossing import find_crossing
 from invatlas.data.minibatch import Cells
 from invatlas.errors import TrainingError
 from invatlas.model.invae import Model
@@ -59,10 +60,10 @@ class Job:
             alike, split.train, median_library_size, self.settings.nuisance_directions
         )
         model.encode.look_away(model.encode.first.data)
-        plan = self.plan(split)
+        cells, plan = self._cross(model.prior_invariant, split.train), self.plan(split)
         with watch(plan.epochs, self.progress, title) as bar:
             asked = plan, self.settings, bar.on_epoch, self.describe
-            training = train(model, self.cells, split, *asked)
+            training = train(model, cells, split, *asked)
             if training.stopped == "early":
                 bar.say_early(training.best_epoch)
         model.encode.forget_laboratories()
@@ -81,6 +82,12 @@ class Job:
         merged = merge(biological, prior.combinations.numpy(), bins)
         prior.strata = torch.from_numpy(np.unique(merged, axis=0, return_inverse=True)[1].ravel())
         return replace(self.cells, biological=merge(biological, self.cells.biological, bins))
+
+    def _cross(self, prior: Prior, rows: np.ndarray) -> Cells:
+        """Tell cells how biology and laboratories cross among some of them."""
+        codes = self.cells.biological[rows], self.cells.technical[rows]
+        crossing = find_crossing(self.schema, *codes, prior.combinations.numpy())
+        return replace(self.cells, crossing=crossing)
 
     def calibrate(
         self, model: Model, training: Training, split: Split
