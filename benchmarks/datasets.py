@@ -226,15 +226,17 @@ def load_hematopoiesis() -> Study:
     return Study("hematopoiesis", adata, ["lineage"], ["donor", "site"], "donor", ~shared)
 
 
-def simulate_study(correlation: float) -> Study:
-    """Simulate 60 donors, each with one of three diseases and in one of three batches.
+def simulate_study(correlation: float, donors: int = 60, cells: int = 6000) -> Study:
+    """Simulate donors, each with one of three diseases and in one of three batches.
 
     Halves alternate between donors in order of their names, which puts every disease in both;
-    the association of disease and batch is set by `correlation` (Cramer's V).
+    the association of disease and batch is set by `correlation` (Cramer's V). At 0.9 it takes
+    several hundred donors for two of a half to share a batch that is not their disease's own;
+    with fewer nobody can tell such a batch from its donor.
     """
     from invatlas import simulate
 
-    adata = simulate(donors=60, batches=3, correlation=correlation, truth=False)
+    adata = simulate(donors=donors, cells=cells, batches=3, correlation=correlation, truth=False)
     truth = adata.obsm["z_invariant_true"]
     biological, technical = ["cell_type", "disease"], ["batch", "donor"]
     adata = _trim(adata, [*biological, *technical])
@@ -251,5 +253,5 @@ STUDIES: dict[str, Callable[[], Study]] = {
     "hematopoiesis": load_hematopoiesis,
     "simulation0": partial(simulate_study, 0.0),
     "simulation0.5": partial(simulate_study, 0.5),
-    "simulation0.9": partial(simulate_study, 0.9),
+    "simulation0.9": partial(simulate_study, 0.9, donors=360, cells=10_800),
 }
