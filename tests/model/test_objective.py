@@ -126,6 +126,33 @@ def test_no_cell_is_compared_with_what_it_was(settings: Callable[..., ia.Setting
         assert float(itself[name].detach()) == 0.0
 
 
+def test_classification_alone_is_given_what_the_laboratory_says(
+    settings: Callable[..., ia.Settings],
+) -> None:
+    biological, technical = some_codes()
+    model, plain = make_model(settings).eval(), make_minibatch(biological, technical)
+    truth = (model.prior_invariant.combinations == biological[:, None]).all(2).float()
+    found = [
+        find_terms(model, replace(plain, expected=sign * truth), settings())
+        for sign in (-50.0, 0.0, 50.0)
+    ]
+    losses = [float(terms["classification"].detach()) for terms in found]
+    assert losses[0] > losses[1] > losses[2] == pytest.approx(0.0, abs=1e-5)
+    for name in set(found[0]) - {"classification", "objective"}:
+        torch.testing.assert_close(found[0][name], found[1][name])
+
+
+def test_invariant_latents_are_compared_by_the_codes_meant_for_it(
+    settings: Callable[..., ia.Settings],
+) -> None:
+    model, plain = make_model(settings).eval(), make_minibatch(*some_codes(400))
+    left_out = replace(plain, compared=torch.full_like(plain.technical, -1))
+    before, after = (find_terms(model, minibatch, settings()) for minibatch in (plain, left_out))
+    assert float(before["invariant_dependence"].detach()) != 0.0
+    assert float(after["invariant_dependence"].detach()) == 0.0
+    assert float(after["spurious_dependence"].detach()) != 0.0
+
+
 def test_terms_have_names_and_are_numbers(settings: Callable[..., ia.Settings]) -> None:
     terms = find_terms(make_model(settings), make_minibatch(*some_codes()), settings())
     assert {

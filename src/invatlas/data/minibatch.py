@@ -160,7 +160,7 @@ class Minibatch:
     biological, technical
         Codes of the covariates, shape (cell, covariate); -1 where the value is missing.
     expected
-        What its laboratory says of a cell's biology, 0 where nobody asked (data/crossing.py).
+        log p(d | e) - log p(d) of its laboratory e; 0 where a loop does not train.
     compared
         The technical codes again; -1 too where a cell is not compared between the values.
     """
@@ -244,7 +244,7 @@ class Cells:
         expected, compared = np.zeros((1, 1), np.float32), technical
         if self.crossing:
             expected = self.crossing.expect(technical)
-            compared = np.where(self.crossing.doubt(biological), MISSING, technical)
+            compared = np.where(self.crossing.leave_out(biological), MISSING, technical)
         parts = biological, technical, expected, compared
         return Minibatch(rows, counts, library_size, *map(torch.from_numpy, parts))
 

@@ -3,13 +3,14 @@
     reconstruction         - E_q log p(x | z_I, z_S)
     invariant_divergence   - log sum_{d in A} p(d | A) exp(-KL(q(z_I | x) || p(z_I | d)))
     spurious_divergence    the same for z_S and e
-    classification         - w log sum_{d in A} p(d | x, e)              (see calls.py, crossing.py)
+    classification         - w log sum_{d in A} p(d | x, e)              (see calls.py and below)
     invariant_dependence   of z_I on e given d (see independence.py)
     spurious_dependence    of z_S on d given e
     score_matching         of what in a prior is fitted so (see exponential_family.py)
     shrinkage              squared interaction of the priors
     random_effects         of technical values from their populations (see random_effects.py)
 
+p(d | x, e) is p(d | x) after what the laboratory e of a cell says (training/crossing.py).
 A holds the combinations that agree with the values a cell has; a cell without any value
 has them all, and its classification term is zero by itself. w is the mean of p(d)^(-1/2)
 over what the cell may be, scaled to mean 1 over the labelled cells of the minibatch: half

@@ -55,18 +55,31 @@ def _weigh(
     covariates: Sequence[Covariate], codes: np.ndarray, combinations: np.ndarray
 ) -> np.ndarray:
     """p(d) of some combinations, shape (combination,)."""
+    p = np.ones(len(combinations))
+    for covariate, said, values in zip(covariates, codes.T, combinations.T, strict=True):
+        p *= (1 + np.bincount(said[said >= 0], minlength=len(covariate.categories)))[values]
+    return settle(*find_members(covariates, codes, combinations), p, np.ones(len(p)))
+
+
+def find_members(
+    covariates: Sequence[Covariate], codes: np.ndarray, combinations: np.ndarray
+) -> tuple[sp.csr_matrix, np.ndarray]:
+    """The A_x among some codes (cell, covariate), (set, combination), and the cells of each."""
     known, times = np.unique(codes[(codes != MISSING).any(1)], axis=0, return_counts=True)
     agrees = np.ones((len(known), len(combinations)), dtype=bool)
-    p = np.ones(len(combinations))
     for covariate, said, values in zip(covariates, known.T, combinations.T, strict=True):
-        size = len(covariate.categories)
-        admits = list_admitted(torch.from_numpy(covariate.members)).numpy()
-        agrees &= admits[said][:, values]
-        p *= (1 + np.bincount(said[said >= 0], times[said >= 0], minlength=size))[values]
+        agrees &= list_admitted(torch.from_numpy(covariate.members)).numpy()[said][:, values]
     met = agrees.any(1)  # of very many combinations some that nobody measured are left out
-    members, times = sp.csr_matrix(agrees[met], dtype=float), times[met]
+    return sp.csr_matrix(agrees[met], dtype=float), times[met]
+
+
+def settle(
+    members: sp.csr_matrix, times: np.ndarray, start: np.ndarray, trust: np.ndarray
+) -> np.ndarray:
+    """p(d), with ``trust`` cells of each combination beside those of the sets."""
+    p = start
     for _ in range(MOST_ROUNDS):
-        before, p = p / p.sum(), 1 + p * (members.T @ (times / (members @ p)))
+        before, p = p / p.sum(), trust + p * (members.T @ (times / (members @ p)))
         if np.abs(p / p.sum() - before).max() < SETTLED:
             break
     return np.asarray(p / p.sum())

@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 
 from invatlas.data.covariates import Schema
-from invatlas.data.crossing import find_crossing
 from invatlas.data.minibatch import Cells
 from invatlas.errors import TrainingError
 from invatlas.model.invae import Model
@@ -17,6 +16,7 @@ from invatlas.model.priors import Prior
 from invatlas.settings import Settings
 from invatlas.training.calibration import Calibration, calibrate, calibrate_on_donors
 from invatlas.training.combinations import count_cells, tabulate
+from invatlas.training.crossing import find_crossing
 from invatlas.training.laboratories import compare_laboratories
 from invatlas.training.loop import Plan, Training, plan_training, train
 from invatlas.training.nuisance import find_nuisance
@@ -86,8 +86,8 @@ class Job:
     def _cross(self, prior: Prior, rows: np.ndarray) -> Cells:
         """Tell cells how biology and laboratories cross among some of them."""
         codes = self.cells.biological[rows], self.cells.technical[rows]
-        crossing = find_crossing(self.schema, *codes, prior.combinations.numpy())
-        return replace(self.cells, crossing=crossing)
+        d = prior.combinations.numpy(), prior.weights.double().numpy()
+        return replace(self.cells, crossing=find_crossing(self.schema, *codes, *d))
 
     def calibrate(
         self, model: Model, training: Training, split: Split
