@@ -232,7 +232,7 @@ def simulate_study(correlation: float, donors: int = 60, cells: int = 6000) -> S
     Halves alternate between donors in order of their names, which puts every disease in both;
     the association of disease and batch is set by `correlation` (Cramer's V). At 0.9 it takes
     several hundred donors for two of a half to share a batch that is not their disease's own;
-    with fewer nobody can tell such a batch from its donor.
+    with fewer nobody can tell such a batch from its donor. The large studies have them.
     """
     from invatlas import simulate
 
@@ -241,9 +241,11 @@ def simulate_study(correlation: float, donors: int = 60, cells: int = 6000) -> S
     biological, technical = ["cell_type", "disease"], ["batch", "donor"]
     adata = _trim(adata, [*biological, *technical])
     scored = np.ones(adata.n_obs, bool)
-    name = f"simulation{correlation:g}"
+    name = f"simulation{correlation:g}, {donors} donors"
     return Study(name, adata, biological, technical, "donor", scored, truth)
 
+
+LARGE = {"donors": 360, "cells": 10_800}
 
 STUDIES: dict[str, Callable[[], Study]] = {
     "kang": load_kang,
@@ -253,5 +255,7 @@ STUDIES: dict[str, Callable[[], Study]] = {
     "hematopoiesis": load_hematopoiesis,
     "simulation0": partial(simulate_study, 0.0),
     "simulation0.5": partial(simulate_study, 0.5),
-    "simulation0.9": partial(simulate_study, 0.9, donors=360, cells=10_800),
+    "simulation0.9": partial(simulate_study, 0.9),
+    "simulation0.5_large": partial(simulate_study, 0.5, **LARGE),
+    "simulation0.9_large": partial(simulate_study, 0.9, **LARGE),
 }
