@@ -32,7 +32,12 @@ class Level:
 
     def find(self, technical: np.ndarray) -> np.ndarray:
         """Number of the laboratory of cells with some codes (cell, technical); -1 for no one."""
-        return find_rows(technical[:, self.columns], self.laboratories)
+        codes, sizes = technical[:, self.columns], self.laboratories.max(0) + 1
+        inside = ((codes >= 0) & (codes < sizes)).all(1)
+        key = number_rows(np.where(inside[:, None], codes, 0), sizes)
+        keys = number_rows(self.laboratories, sizes)
+        place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
+        return np.where(inside & (keys[place] == key), place, -1)
 
 
 @dataclass(frozen=True)
@@ -65,16 +70,6 @@ class Crossing:
     def leave_out(self, biological: np.ndarray) -> np.ndarray:
         """Which technical covariates cells are not compared by, (cell, technical)."""
         return np.asarray((biological < 0) @ self.apart.T)
-
-
-def find_rows(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Which of some rows, in rising order, codes (cell, column) are; -1 where none."""
-    sizes = rows.max(0, initial=0) + 1
-    inside = ((codes >= 0) & (codes < sizes)).all(1)
-    key = number_rows(np.where(inside[:, None], codes, 0), sizes)
-    keys = number_rows(rows, sizes)
-    place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
-    return np.where(inside & (keys[place] == key), place, -1)
 
 
 def number_rows(codes: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -58,19 +58,22 @@ def _weigh(
     p = np.ones(len(combinations))
     for covariate, said, values in zip(covariates, codes.T, combinations.T, strict=True):
         p *= (1 + np.bincount(said[said >= 0], minlength=len(covariate.categories)))[values]
-    return settle(*find_members(covariates, codes, combinations), p, np.ones(len(p)))
+    known, times = np.unique(codes[(codes != MISSING).any(1)], axis=0, return_counts=True)
+    members, met = find_members(covariates, known, combinations)
+    return settle(members, times[met], p, np.ones(len(p)))
 
 
 def find_members(
     covariates: Sequence[Covariate], codes: np.ndarray, combinations: np.ndarray
 ) -> tuple[sp.csr_matrix, np.ndarray]:
-    """The A_x among some codes (cell, covariate), (set, combination), and the cells of each."""
-    known, times = np.unique(codes[(codes != MISSING).any(1)], axis=0, return_counts=True)
-    agrees = np.ones((len(known), len(combinations)), dtype=bool)
-    for covariate, said, values in zip(covariates, known.T, combinations.T, strict=True):
+    """A_x of each of some codes (set, covariate), (set, combination), and which are not empty."""
+    agrees = np.ones((len(codes), len(combinations)), dtype=bool)
+    for covariate, said, values in zip(covariates, codes.T, combinations.T, strict=True):
         agrees &= list_admitted(torch.from_numpy(covariate.members)).numpy()[said][:, values]
-    met = agrees.any(1)  # of very many combinations some that nobody measured are left out
-    return sp.csr_matrix(agrees[met], dtype=float), times[met]
+    met = np.asarray(
+        agrees.any(1)
+    )  # of very many combinations some that nobody measured are left out
+    return sp.csr_matrix(agrees[met], dtype=float), met
 
 
 def settle(

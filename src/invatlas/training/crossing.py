@@ -24,14 +24,14 @@ disease, and not between donors, which do not; where nothing crosses the disease
 
 from __future__ import annotations
 
-from itertools import product
+from dataclasses import replace
 
 import numpy as np
 
 from invatlas.data.covariates import MISSING, Schema
-from invatlas.data.crossing import Crossing, Level, find_rows, number_rows
+from invatlas.data.crossing import Crossing, Level, number_rows
 from invatlas.training.combinations import find_members, settle
-from invatlas.training.strata import FEWEST_CELLS
+from invatlas.training.strata import FEWEST_CELLS, count_comparable
 
 K = 20.0
 MOST = 0.5
@@ -45,20 +45,20 @@ def find_crossing(
     p: np.ndarray,
 ) -> Crossing:
     """Look at the codes of cells, (cell, covariate), with the prior's combinations and p(d)."""
-    named = [b for b, covariate in enumerate(schema.biological) if not covariate.knots]
-    places = [c for c, covariate in enumerate(schema.technical) if not covariate.knots]
+    scale = [[bool(c.knots) for c in some] for some in (schema.technical, schema.biological)]
     crossed = np.zeros((technical.shape[1], biological.shape[1]), dtype=bool)
-    for c, b in product(places, named):
-        crossed[c, b] = _crosses(technical[:, [c]], biological[:, b])
+    for c in np.flatnonzero(~np.array(scale[0], dtype=bool)):
+        crossed[c] = _crosses(technical[:, [c]], biological)
+    crossed[:, scale[1]] = False
     apart = ~crossed & crossed.any(0)
-    apart[[c for c in range(len(apart)) if c not in places]] = False
+    apart[scale[0]] = False
     columns, told = _choose_columns(schema, crossed, biological, technical)
     known = np.where(np.isin(np.arange(biological.shape[1]), told), biological, MISSING)
-    levels: list[Level] = []
+    found = Crossing([], len(combinations), apart)
     for end in range(1, len(columns) + 1):
-        level = _tell(schema, columns[:end], known, technical, combinations, p, levels[-1:])
-        levels.append(level)
-    return Crossing(levels, len(combinations), apart)
+        level = _tell(schema, columns[:end], known, technical, combinations, p, found)
+        found = replace(found, levels=[*found.levels, level])
+    return found
 
 
 def _choose_columns(
@@ -72,7 +72,7 @@ def _choose_columns(
     columns, told = [first], np.flatnonzero(crossed[first]).tolist()
     for c in others:
         together = technical[:, [*columns, c]]
-        if crossed[c].any() and all(_crosses(together, biological[:, b]) for b in told):
+        if crossed[c].any() and _crosses(together, biological[:, told]).all():
             columns.append(c)
     return sorted(columns, key=lambda c: sizes[c]), told
 
@@ -84,30 +84,29 @@ def _tell(
     technical: np.ndarray,
     combinations: np.ndarray,
     p: np.ndarray,
-    above: list[Level],
+    above: Crossing,
 ) -> Level:
     """What the laboratories of some columns say, from what those above them do."""
     known = (technical[:, columns] >= 0).all(1) & (biological != MISSING).any(1)
     biological, technical = biological[known], technical[known]
-    e, laboratories = _number(technical[:, columns])
-    log_ratio = np.zeros((len(laboratories), len(combinations)), dtype=np.float32)
-    for level in above:
-        log_ratio = level.log_ratio[find_rows(laboratories[:, :-1], level.laboratories)]
-    for row, cells in enumerate(np.split(np.argsort(e, kind="stable"), _ends(e))):
+    keys = number_rows(technical[:, columns], technical[:, columns].max(0) + 1)
+    _, first, e = np.unique(keys, return_index=True, return_inverse=True)
+    sets, of = np.unique(biological, axis=0, return_inverse=True)
+    n = _count(e, of.ravel(), len(first))
+    members, met = find_members(schema.biological, sets, combinations)
+    log_ratio = above.expect(technical[first])
+    for row, times in enumerate(n[:, met]):
         trust = K * p * np.exp(log_ratio[row])
-        members = find_members(schema.biological, biological[cells], combinations)
-        log_ratio[row] = np.log(settle(*members, trust, trust) / p)
+        log_ratio[row] = np.log(settle(members, times, trust, trust) / p)
     for column in biological.T:
-        log_ratio[_stands_apart(e, column, len(laboratories))] = 0
-    return Level(columns, laboratories, log_ratio)
+        log_ratio[_stands_apart(e, column, len(first))] = 0
+    return Level(columns, technical[first][:, columns], log_ratio)
 
 
-def _crosses(technical: np.ndarray, biological: np.ndarray) -> bool:
-    """Whether most cells are in combinations of codes (cell, covariate) with several values."""
-    known = (technical >= 0).all(1) & (biological >= 0)
-    e, laboratories = _number(technical[known])
-    n = _count(e, biological[known], len(laboratories))
-    return bool(n[(n >= FEWEST_CELLS).sum(1) > 1].sum() > MOST * n.sum())
+def _crosses(technical: np.ndarray, biological: np.ndarray) -> np.ndarray:
+    """Whether most cells are in combinations of codes with several values, (biological,)."""
+    known = (technical >= 0).all(1, keepdims=True) & (biological >= 0)
+    return np.asarray(count_comparable(technical, biological) > MOST * known.sum(0))
 
 
 def _stands_apart(e: np.ndarray, d: np.ndarray, n_laboratories: int) -> np.ndarray:
@@ -122,15 +121,3 @@ def _count(e: np.ndarray, d: np.ndarray, n_laboratories: int) -> np.ndarray:
     width = int(d.max(initial=-1)) + 1
     n = np.bincount(e * width + d, minlength=n_laboratories * width)
     return n.reshape(n_laboratories, width)
-
-
-def _number(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the combinations of codes (cell, column), and their codes, in rising order."""
-    keys = number_rows(codes, codes.max(0, initial=0) + 1)
-    _, first, e = np.unique(keys, return_index=True, return_inverse=True)
-    return e.ravel(), codes[first]
-
-
-def _ends(e: np.ndarray) -> np.ndarray:
-    """Where the cells of one laboratory end and those of the next begin, once they are sorted."""
-    return np.cumsum(np.bincount(e))[:-1]

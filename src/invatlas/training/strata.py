@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from invatlas.data.covariates import Covariate
+from invatlas.data.crossing import number_rows
 
 KEPT = 0.9
 FEWEST_CELLS = 3  # of a value in a stratum, for it to count there
@@ -27,9 +28,9 @@ def count_bins(
     most = max((len(covariate.knots) for covariate in covariates), default=0)
     if not most:
         return 1
-    wanted = KEPT * _count_comparable(merge(covariates, biological, 1), technical)
+    wanted = KEPT * count_comparable(merge(covariates, biological, 1), technical)
     for bins in range(most, 1, -1):
-        found = _count_comparable(merge(covariates, biological, bins), technical)
+        found = count_comparable(merge(covariates, biological, bins), technical)
         if (found >= wanted).all():
             return bins
     return 1
@@ -47,12 +48,16 @@ def merge(covariates: Sequence[Covariate], codes: np.ndarray, bins: int) -> np.n
     return merged
 
 
-def _count_comparable(biological: np.ndarray, technical: np.ndarray) -> np.ndarray:
-    """Cells whose stratum has two values of each technical covariate, shape (covariate,)."""
-    known = (biological >= 0).all(1)
-    stratum = np.unique(biological[known], axis=0, return_inverse=True)[1].ravel()
+def count_comparable(given: np.ndarray, compared: np.ndarray) -> np.ndarray:
+    """Cells whose stratum has two values of each covariate, shape (covariate,).
+
+    Strata are combinations of the codes given, (cell, column); compared are (cell, covariate).
+    """
+    known = (given >= 0).all(1)
+    keys = number_rows(given[known], given.max(0, initial=0) + 1)
+    stratum = np.unique(keys, return_inverse=True)[1].ravel()
     comparable = []
-    for codes in technical[known].T:
+    for codes in compared[known].T:
         told = codes >= 0
         cells = np.zeros((stratum.max(initial=0) + 1, codes.max(initial=0) + 1), dtype=int)
         np.add.at(cells, (stratum[told], codes[told]), 1)
